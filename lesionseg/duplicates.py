@@ -1,0 +1,102 @@
+"""Find photographs that are in a data set twice: the same file, or the same picture saved again.
+
+Exact: equal SHA-256 of the file. Near: perceptual hashes (``imagehash.phash``) that differ in few bits, and small grey
+thumbnails that correlate almost perfectly. The hash alone is not enough: dermoscopy pictures are all a dark blob on bright skin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import imagehash
+import numpy as np
+from PIL import Image
+
+MAX_HASH_DISTANCE = 10  # bits of 64
+MIN_CORRELATION = 0.975  # of thumbnails
+THUMBNAIL_SIDE = 32  # px
+_ROWS_AT_ONCE = 512  # bounds memory: 512 x n distances at a time
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What is kept of one photograph to compare it with all others."""
+
+    sha256: str
+    phash: str  # 16 hexadecimal digits
+    thumbnail: str  # THUMBNAIL_SIDE squared uint8 grey values, hexadecimal
+
+
+def fingerprint(path: str | os.PathLike[str], grey: np.ndarray) -> Fingerprint:
+    """Fingerprint of a file and its picture, uint8 (H, W) grey, at least 64 px a side where the file has them."""
+    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    small = cv2.resize(grey, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+    return Fingerprint(sha256, str(imagehash.phash(Image.fromarray(grey))), small.tobytes().hex())
+
+
+class Clusters:
+    """Union-find: ``join`` ties keys together, ``root`` tells whose cluster a key is in."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Hashable, Hashable] = {}
+
+    def root(self, key: Hashable) -> Hashable:
+        parent = self._parent.setdefault(key, key)
+        while parent != key:
+            self._parent[key] = self._parent.setdefault(parent, parent)
+            key, parent = parent, self._parent[parent]
+        return key
+
+    def join(self, one: Hashable, other: Hashable) -> None:
+        self._parent[self.root(other)] = self.root(one)
+
+
+def exact_pairs(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
+    """Index pairs (first of its kind, later one) of byte-identical files."""
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(item.sha256, index), index) for index, item in enumerate(fingerprints)]
+    return [(one, other) for one, other in pairs if one != other]
+
+
+def near_pairs(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
+    """Index pairs (i < j) of pictures that look the same, among them those of identical files."""
+    if len(fingerprints) < 2:
+        return []
+    hashes = np.array([int(item.phash, 16) for item in fingerprints], np.uint64)
+    bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32)
+    ones = bits.sum(axis=1)
+    thumbnails = np.frombuffer(bytes.fromhex("".join(item.thumbnail for item in fingerprints)), np.uint8)
+    thumbnails = thumbnails.reshape(len(fingerprints), -1)
+    pairs = []
+    for start in range(0, len(bits), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        # Hamming distance by a matrix product: |a| + |b| - 2 a.b
+        distance = ones[rows, None] + ones[None, :] - 2 * bits[rows] @ bits.T
+        for one, other in np.argwhere(distance <= MAX_HASH_DISTANCE) + (start, 0):
+            if one < other and _correlation(thumbnails[one], thumbnails[other]) >= MIN_CORRELATION:
+                pairs.append((int(one), int(other)))
+    return pairs
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's r of two thumbnails; two even ones count as equal when their values are."""
+    one, other = one.astype(np.float64) - one.mean(), other.astype(np.float64) - other.mean()
+    norm = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / norm if norm > 0 else float(np.array_equal(one, other))
+
+
+def duplicate_groups(ids: Sequence[str], pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """For each id that has a duplicate, the group's name: its smallest id."""
+    clusters = Clusters()
+    members: dict[Hashable, list[str]] = {}
+    paired = {index for pair in pairs for index in pair}
+    for one, other in pairs:
+        clusters.join(one, other)
+    for index in sorted(paired):
+        members.setdefault(clusters.root(index), []).append(ids[index])
+    return {member: min(group) for group in members.values() for member in group}

@@ -1,0 +1,141 @@
+"""Convert many samples on all cores, keeping each result on disk: a killed run continues, and memory stays flat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from lesionseg.convert import ConvertOptions, Record, convert_sample
+from lesionseg.errors import LesionsegError
+from lesionseg.sources import Sample
+
+_SAMPLES_A_TASK = 8
+_TASKS_A_WORKER = 3  # waiting or running; bounds what is in memory
+_FEWEST_FOR_A_WORKER = 32  # starting a process costs as much as some tens of images
+
+
+def file_state(path: Path | None) -> str:
+    """Name, size and time of change: what tells that a file is still the one that was read."""
+    if path is None:
+        return ""
+    status = path.stat()
+    return f"{path}|{status.st_size}|{status.st_mtime_ns}"
+
+
+def sample_state(sample: Sample) -> str:
+    """A short digest of the state of both files of a sample."""
+    return hashlib.sha256(f"{file_state(sample.image)}|{file_state(sample.mask)}".encode()).hexdigest()[:32]
+
+
+class Journal:
+    """A file of one line a converted sample: its state, and its Record.
+
+    A journal of the same ``key`` (the options that results depend on) is continued, one of another key started anew.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._offsets: dict[str, int] = {}
+        if not self._continue(path, key):
+            path.write_text(json.dumps(key) + "\n")
+        self._file = path.open("r+b")
+        self._file.seek(0, os.SEEK_END)
+
+    def _continue(self, path: Path, key: str) -> bool:
+        if not path.exists():
+            return False
+        with path.open("rb") as file:
+            if file.readline() != (json.dumps(key) + "\n").encode():
+                return False
+            end = file.tell()
+            for line in file:
+                if not line.endswith(b"\n"):  # the run was killed while writing it
+                    break
+                self._offsets[line[:32].decode()] = end
+                end += len(line)
+        os.truncate(path, end)
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __contains__(self, state: str) -> bool:
+        return state in self._offsets
+
+    def add(self, state: str, record: Record) -> None:
+        self._offsets[state] = self._file.seek(0, os.SEEK_END)
+        self._file.write(f"{state} {record.to_json()}\n".encode())
+        self._file.flush()
+
+    def read(self, state: str) -> Record:
+        self._file.seek(self._offsets[state])
+        return Record.from_json(self._file.readline()[33:].decode())
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    cv2.setNumThreads(1)
+
+
+def _convert_task(samples: Sequence[Sample], options: ConvertOptions) -> list[Record]:
+    return [convert_sample(sample, options) for sample in samples]
+
+
+def _in_parallel(
+    samples: Sequence[Sample], options: ConvertOptions, workers: int
+) -> Iterator[tuple[Sequence[Sample], list[Record]]]:
+    tasks = [samples[start : start + _SAMPLES_A_TASK] for start in range(0, len(samples), _SAMPLES_A_TASK)]
+    if workers == 1:
+        for task in tasks:
+            yield task, _convert_task(task, options)
+        return
+    # Not forked: the parent may hold threads of OpenCV or torch.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        running: dict[Future[list[Record]], Sequence[Sample]] = {}
+        waiting = iter(tasks)
+        try:
+            while True:
+                for task in islice(waiting, workers * _TASKS_A_WORKER - len(running)):
+                    running[pool.submit(_convert_task, task, options)] = task
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise LesionsegError(
+                "a worker process was killed, most likely for want of memory; what is done is kept. Run the same command "
+                "again with a smaller --workers."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def convert_all(
+    samples: Sequence[Sample], options: ConvertOptions, journal: Journal, workers: int | None = None
+) -> list[Record]:
+    """Records of all samples in their order, without annotations (these stay in the journal, see ``Journal.read``).
+
+    ``workers``: processes, default one a processor. Shows a progress bar on a terminal.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    states = {sample.id: sample_state(sample) for sample in samples}
+    missing = [sample for sample in samples if states[sample.id] not in journal]
+    workers = max(1, min(workers or cores, len(missing) // _FEWEST_FOR_A_WORKER))
+    with tqdm(total=len(samples), initial=len(samples) - len(missing), unit="pair", disable=None) as bar:
+        for task, records in _in_parallel(missing, options, workers):
+            for sample, record in zip(task, records):
+                journal.add(states[sample.id], record)
+            bar.update(len(task))
+    return [replace(journal.read(states[sample.id]), annotations=[]) for sample in samples]

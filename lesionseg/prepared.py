@@ -1,0 +1,282 @@
+"""What a prepared data set consists of: COCO jsons, split.csv and summary.json (``datasets/README.md`` describes them)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lesionseg import __version__
+from lesionseg.convert import Record
+from lesionseg.images import atomic_write
+from lesionseg.journal import Journal, sample_state
+from lesionseg.labels import DIAGNOSES
+from lesionseg.sources import Sample
+from lesionseg.split import SPLITS
+from lesionseg.validate import Problem
+
+DEFAULT_SPLIT = "0.8/0.2"
+LICENSES = {
+    "isic2016": ("CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/"),
+    "isic2017": ("CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/"),
+    "isic2018": ("CC BY-NC 4.0", "https://creativecommons.org/licenses/by-nc/4.0/"),
+    "isic": ("per image, see the ISIC archive", "https://www.isic-archive.com/"),
+    "ham10000": ("CC BY-NC-SA 4.0", "https://creativecommons.org/licenses/by-nc-sa/4.0/"),
+    "ph2": (
+        "research and education, see the data set's page",
+        "https://www.fc.up.pt/addi/ph2%20database.html",
+    ),
+    "plain": ("not stated", ""),
+}
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What the user asked for; the fields are the options of tools/prepare_dataset.py."""
+
+    images: Path
+    masks: Path
+    out: Path
+    labels: tuple[Path, ...] = ()
+    layout: str = "auto"
+    split: str | None = None
+    seed: int = 42
+    name: str | None = None
+    classes: str = "lesion"
+    instances: str = "lesion"
+    min_area: int = 1
+    max_size: int | None = None
+    on_error: str = "stop"
+    overwrite: bool = False
+    workers: int | None = None
+
+    @property
+    def dataset_name(self) -> str:
+        return self.name or self.out.name
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set that is checked, grouped and split, ready to be written."""
+
+    layout: str
+    samples: list[Sample]  # usable ones, sorted by id
+    records: Mapping[str, Record]  # by sample id
+    duplicates: Mapping[str, str]  # id to name of its duplicate group
+    parts: Mapping[str, str]  # id to train, val or test
+    categories: list[str]
+
+    def of(self, part: str) -> list[Sample]:
+        return [sample for sample in self.samples if self.parts[sample.id] == part]
+
+
+def category_of(sample: Sample, classes: str) -> str | None:
+    """Category name of a sample under ``--classes``; None where its label does not tell."""
+    if classes == "lesion":
+        return "lesion"
+    if classes == "diagnosis":
+        return sample.diagnosis
+    return None if sample.malignant is None else ("malignant" if sample.malignant else "benign")
+
+
+def categories_of(samples: list[Sample], classes: str) -> list[str]:
+    """Categories in a fixed order: benign, malignant; diagnoses as in ``labels.DIAGNOSES``, others by the alphabet after these."""
+    if classes != "diagnosis":
+        return ["lesion"] if classes == "lesion" else ["benign", "malignant"]
+    found = {sample.diagnosis for sample in samples if sample.diagnosis}
+    known = [name for name in dict.fromkeys(DIAGNOSES.values()) if name in found]
+    return known + sorted(found.difference(known))
+
+
+def image_paths(sample: Sample, record: Record, options: PrepareOptions) -> tuple[str, str]:
+    """(image relative to the image root, mask relative to the json's folder), with forward slashes."""
+    if record.image_copy and record.mask_copy:
+        return record.image_copy, f"masks/{record.mask_copy}"
+    assert sample.mask is not None
+    return sample.image.relative_to(options.images).as_posix(), _relative(sample.mask, options.out)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return path.resolve().as_posix()
+
+
+def _header(part: str, prepared: Prepared, options: PrepareOptions) -> dict[str, Any]:
+    name, url = LICENSES[prepared.layout]
+    return {
+        "info": {
+            "description": f"{options.dataset_name} {part}: dermoscopy images with lesion masks",
+            "version": __version__,
+            "name": options.dataset_name,
+            "split": part,
+            "seed": options.seed,
+            "source_layout": prepared.layout,
+            "image_root": "images" if options.max_size else _relative(options.images, options.out),
+        },
+        "licenses": [{"id": 1, "name": name, "url": url}],
+        "categories": [
+            {"id": index, "name": name, "supercategory": "lesion"}
+            for index, name in enumerate(prepared.categories, start=1)
+        ],
+    }
+
+
+def write_part(
+    folder: Path, part: str, prepared: Prepared, journal: Journal, options: PrepareOptions
+) -> None:
+    """Write ``<part>.json``, streaming annotations from the journal."""
+    numbers = {sample.id: number for number, sample in enumerate(prepared.samples, start=1)}
+    samples = prepared.of(part)
+
+    def images() -> Iterator[dict[str, Any]]:
+        for sample in samples:
+            record = prepared.records[sample.id]
+            file_name, mask_file = image_paths(sample, record, options)
+            yield {
+                "id": numbers[sample.id],
+                "file_name": file_name,
+                "width": record.width,
+                "height": record.height,
+                "license": 1,
+                "sample_id": sample.id,
+                "mask_file": mask_file,
+                "group": sample.group,
+                "diagnosis": sample.diagnosis,
+            }
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        for sample in samples:
+            category = category_of(sample, options.classes)
+            assert category is not None
+            for annotation in journal.read(sample_state(sample)).annotations:
+                yield {
+                    "image_id": numbers[sample.id],
+                    "category_id": prepared.categories.index(category) + 1,
+                    **annotation,
+                    "group": sample.group,
+                    "diagnosis": sample.diagnosis,
+                }
+
+    _write_coco(folder / f"{part}.json", _header(part, prepared, options), images(), annotations())
+
+
+def _write_coco(
+    path: Path,
+    header: Mapping[str, Any],
+    images: Iterable[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+) -> None:
+    """Write a COCO json piece by piece, so that memory does not grow with it."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
+        file.write(json.dumps(header)[:-1] + ',\n"images": [')
+        for index, image in enumerate(images):
+            file.write((",\n" if index else "\n") + json.dumps(image))
+        file.write('\n],\n"annotations": [')
+        for number, annotation in enumerate(annotations, start=1):
+            file.write((",\n" if number > 1 else "\n") + json.dumps({"id": number, **annotation}))
+        file.write("\n]}\n")
+
+
+def write_split_csv(path: Path, prepared: Prepared, options: PrepareOptions) -> None:
+    """Write split.csv: one row a sample, sorted by id; empty cells where nothing is known."""
+    columns = [
+        "id",
+        "file_name",
+        "mask",
+        "split",
+        "group",
+        "diagnosis",
+        "category",
+        "width",
+        "height",
+        "sha256",
+        "phash",
+        "duplicate_group",
+    ]
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for sample in prepared.samples:
+            record = prepared.records[sample.id]
+            assert record.fingerprint is not None
+            writer.writerow(
+                [
+                    sample.id,
+                    *image_paths(sample, record, options),
+                    prepared.parts[sample.id],
+                    sample.group or "",
+                    sample.diagnosis or "",
+                    category_of(sample, options.classes),
+                    record.width,
+                    record.height,
+                    record.fingerprint.sha256,
+                    record.fingerprint.phash,
+                    prepared.duplicates.get(sample.id, ""),
+                ]
+            )
+
+
+def _quartiles(values: Iterable[float]) -> dict[str, float]:
+    """min, quartiles and max, rounded to 6 digits behind the point."""
+    points = np.percentile(list(values), [0, 25, 50, 75, 100])
+    return {name: round(float(point), 6) for name, point in zip(("min", "q1", "median", "q3", "max"), points)}
+
+
+def summarise(
+    prepared: Prepared, options: PrepareOptions, problems: list[Problem], unused_labels: int
+) -> dict[str, Any]:
+    """The content of summary.json: counts, sizes, lesion area share, components, duplicates, class balance."""
+    records = [prepared.records[sample.id] for sample in prepared.samples]
+    splits = {}
+    for part in SPLITS:
+        if samples := prepared.of(part):
+            splits[part] = {
+                "images": len(samples),
+                "instances": sum(prepared.records[sample.id].instances for sample in samples),
+                "groups": len({sample.group for sample in samples} - {None}),
+                "classes": dict(
+                    sorted(Counter(category_of(sample, options.classes) for sample in samples).items())
+                ),
+                "diagnoses": dict(
+                    sorted(Counter(sample.diagnosis or "unknown" for sample in samples).items())
+                ),
+            }
+    hashes = Counter(record.fingerprint.sha256 for record in records if record.fingerprint)
+    return {
+        "name": options.dataset_name,
+        "version": __version__,
+        "source_layout": prepared.layout,
+        "license": LICENSES[prepared.layout][0],
+        "seed": options.seed,
+        "instances": options.instances,
+        "min_area": options.min_area,
+        "max_size": options.max_size,
+        "classes": prepared.categories,
+        "splits": splits,
+        "width_px": _quartiles(record.width for record in records),
+        "height_px": _quartiles(record.height for record in records),
+        "lesion_area_share": _quartiles(record.area_share for record in records),
+        "components": {
+            "one": sum(record.components == 1 for record in records),
+            "several": sum(record.components > 1 for record in records),
+            "most": max(record.components for record in records),
+        },
+        "touching_border": sum(record.touches_border for record in records),
+        "duplicates": {
+            "groups": len(set(prepared.duplicates.values())),
+            "images": len(prepared.duplicates),
+            "images_with_identical_file": sum(count for count in hashes.values() if count > 1),
+        },
+        "problems": dict(sorted(Counter(f"{problem.level}: {problem.kind}" for problem in problems).items())),
+        "skipped_images": len({problem.sample_id for problem in problems if problem.level == "error"} - {""}),
+        "labels_without_image": unused_labels,
+    }

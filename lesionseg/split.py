@@ -1,0 +1,107 @@
+"""Divide samples into train, val and test so that nothing of one person or picture is on two sides."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+from lesionseg.duplicates import Clusters
+from lesionseg.errors import LesionsegError
+from lesionseg.sources import Sample
+
+SPLITS = ("train", "val", "test")
+
+
+def parse_split(text: str) -> dict[str, float]:
+    """'0.8/0.2' to {train: 0.8, val: 0.2}; '0.7/0.1/0.2' adds test. LesionsegError when it is neither or not 1 in sum."""
+    try:
+        shares = [float(part) for part in text.split("/")]
+    except ValueError:
+        shares = []
+    if len(shares) not in (2, 3) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise LesionsegError(
+            f"--split {text}: expected train/val or train/val/test, all above 0 and adding up to 1, such as 0.8/0.2 or 0.7/0.1/0.2."
+        )
+    return dict(zip(SPLITS, shares))
+
+
+def clusters_of(samples: Sequence[Sample], duplicates: Mapping[str, str]) -> list[list[Sample]]:
+    """Samples that must stay together: one patient or lesion, and duplicates (id to name of its duplicate group)."""
+    union = Clusters()
+    for sample in samples:
+        union.root(("id", sample.id))
+        if sample.group is not None:
+            union.join(("group", sample.group), ("id", sample.id))
+        if sample.id in duplicates:
+            union.join(("duplicate", duplicates[sample.id]), ("id", sample.id))
+    members: dict[Hashable, list[Sample]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        members[union.root(("id", sample.id))].append(sample)
+    return list(members.values())
+
+
+def _stratum(cluster: Sequence[Sample]) -> str:
+    """Diagnosis of a cluster: that of most of its samples, the first in the alphabet on a tie."""
+    names = sorted(sample.diagnosis or "" for sample in cluster)
+    return max(dict.fromkeys(names), key=names.count)
+
+
+def assign(clusters: Sequence[Sequence[Sample]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Sample id to part, for parts with the given shares (adding up to 1); the same for the same input and seed.
+
+    Diagnosis by diagnosis, in random order but large clusters first, each cluster goes to the part that is furthest below
+    its share; what is left over carries on to the next diagnosis. So every diagnosis, and the whole, comes as near to the
+    shares as the sizes of the clusters allow. Raises LesionsegError when there are fewer clusters than parts.
+    """
+    if len(clusters) < len(shares):
+        raise LesionsegError(
+            f"expected at least {len(shares)} independent groups of images for the parts {', '.join(shares)}, found "
+            f"{len(clusters)} (images of one patient, one lesion, or duplicates count as one). Add images or split into fewer parts."
+        )
+    generator = random.Random(seed)
+    strata: dict[str, list[Sequence[Sample]]] = defaultdict(list)
+    for cluster in clusters:
+        strata[_stratum(cluster)].append(cluster)
+    parts: dict[str, list[Sequence[Sample]]] = {name: [] for name in shares}
+    room = dict.fromkeys(shares, 0.0)
+    for _, stratum in sorted(strata.items()):
+        for name, share in shares.items():
+            room[name] += share * sum(map(len, stratum))
+        generator.shuffle(stratum)
+        for cluster in sorted(stratum, key=len, reverse=True):
+            name = max(room, key=lambda name: room[name])
+            parts[name].append(cluster)
+            room[name] -= len(cluster)
+    for name, members in parts.items():  # few images: no part may stay empty
+        if not members:
+            largest = max(parts.values(), key=len)
+            smallest = min(largest, key=len)
+            largest.remove(smallest)
+            members.append(smallest)
+    return {sample.id: name for name, members in parts.items() for cluster in members for sample in cluster}
+
+
+def split_samples(
+    samples: Sequence[Sample], duplicates: Mapping[str, str], shares: Mapping[str, float], seed: int
+) -> dict[str, str]:
+    """Sample id to train, val or test. Official folders are kept where samples come from two or more of them.
+
+    Raises LesionsegError when only some samples are in official folders, or as ``assign`` does.
+    """
+    official = {sample.split for sample in samples} - {None}
+    if len(official) < 2:
+        return assign(clusters_of(samples, duplicates), shares, seed)
+    outside = [sample for sample in samples if sample.split is None]
+    if outside:
+        raise LesionsegError(
+            f"{outside[0].image}: expected every image in a folder named train, val or test since others are "
+            f"({', '.join(sorted(filter(None, official)))}), found {len(outside)} outside. Move them, or give only one folder to --images."
+        )
+    return {sample.id: sample.split for sample in samples if sample.split}
+
+
+def leaks(parts: Mapping[str, str], clusters: Sequence[Sequence[Sample]]) -> list[list[str]]:
+    """Ids of clusters that are on more than one side; only official folders can bring that about."""
+    ids = [[sample.id for sample in cluster] for cluster in clusters]
+    return [cluster for cluster in ids if len({parts[member] for member in cluster}) > 1]
