@@ -195,8 +195,9 @@ def write_image(path: str | os.PathLike[str], pixels: np.ndarray, quality: int =
     path = Path(path)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix.lower() in {".jpg", ".jpeg"} else []
     try:
-        _, encoded = cv2.imencode(path.suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        _, encoded = cv2.imencode(path.suffix, pixels, options)
     except cv2.error as error:
         raise ImageError(
             f"{path}: cannot write an image of shape {pixels.shape} as '{path.suffix}': {error}"
