@@ -28,7 +28,7 @@ from lesionseg.images import (
     write_image,
 )
 from lesionseg.sources import Sample
-from lesionseg.validate import Problem, check_image, check_pair
+from lesionseg.validate import Problem, check_brightness, check_image, check_pair
 
 _HASHED_SIDE = 128  # px; pictures are compared at this size or a little more
 _COPIED_AS_THEY_ARE = {".jpg", ".jpeg", ".png"}
@@ -67,14 +67,16 @@ class Record:
         return not any(problem.level == "error" for problem in self.problems)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(asdict(self), separators=(",", ":"), default=bytes.hex)
 
     @staticmethod
     def from_json(text: str) -> Record:
         values = json.loads(text)
         values["problems"] = [Problem(**problem) for problem in values["problems"]]
-        if values["fingerprint"]:
-            values["fingerprint"] = Fingerprint(**values["fingerprint"])
+        if (print_ := values["fingerprint"]) is not None:
+            values["fingerprint"] = Fingerprint(
+                print_["sha256"], print_["phash"], bytes.fromhex(print_["thumbnail"])
+            )
         return Record(**values)
 
 
@@ -152,6 +154,7 @@ def convert_sample(sample: Sample, options: ConvertOptions) -> Record:
             grey = read_grey(sample.image, _HASHED_SIDE)
         else:
             copy, grey = _copy_image(sample, info, options)
+        problems += check_brightness(sample.image, grey)
         print_ = fingerprint(sample.image, grey)
     except ImageError as error:
         problems.append(_unreadable(error, sample, sample.image))

@@ -51,7 +51,7 @@ class ImageError(LesionsegError):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a file's header says: size in px after EXIF orientation, Pillow mode, EXIF orientation 1 to 8."""
+    """What a file is: size in px after EXIF orientation, Pillow mode, EXIF orientation 1 to 8, any pixel see-through."""
 
     height: int
     width: int
@@ -62,7 +62,7 @@ class ImageInfo:
     @property
     def plain(self) -> bool:
         """True when Detectron2's ``read_image`` shows the same pixels as ``read_image`` here."""
-        return self.mode in {"RGB", "L", "P", "1", "CMYK", "YCbCr"} and not self.transparent
+        return self.mode in {"RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr"} and not self.transparent
 
 
 @contextmanager
@@ -86,6 +86,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
+
+
 def _upright(image: Image.Image) -> Image.Image:
     method = _TURN_UPRIGHT.get(_orientation(image))
     return image if method is None else image.transpose(method)
@@ -106,14 +110,14 @@ def _to_8_bit(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
 
 
 def image_info(path: str | os.PathLike[str]) -> ImageInfo:
-    """Read a file's header. Pixels are decoded only for PNG files, whose EXIF block may follow them.
+    """Read a file's header. Pixels are decoded only for PNG files, whose EXIF block may follow them, and for transparency.
 
     Raises ImageError when the file is no readable image.
     """
     with _open(path) as image:
         orientation = _orientation(image)
         width, height = image.size if orientation < 5 else image.size[::-1]
-        transparent = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
+        transparent = _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
         return ImageInfo(height, width, image.mode, orientation, transparent)
 
 
@@ -133,7 +137,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     with _open(path) as image:
         image.load()
         upright = _to_8_bit(_upright(image), path)
-        if upright.mode in {"RGBA", "LA", "PA"} or "transparency" in upright.info:
+        if _has_alpha(upright):
             rgba = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         rgb = np.asarray(upright.convert("RGB"))

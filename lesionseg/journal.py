@@ -23,6 +23,7 @@ from lesionseg.sources import Sample
 
 _SAMPLES_A_TASK = 8
 _TASKS_A_WORKER = 3  # waiting or running; bounds what is in memory
+_STATE_LENGTH = 32
 _FEWEST_FOR_A_WORKER = 32  # starting a process costs as much as some tens of images
 
 
@@ -36,7 +37,9 @@ def file_state(path: Path | None) -> str:
 
 def sample_state(sample: Sample) -> str:
     """A short digest of the state of both files of a sample."""
-    return hashlib.sha256(f"{file_state(sample.image)}|{file_state(sample.mask)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{file_state(sample.image)}|{file_state(sample.mask)}".encode()).hexdigest()[
+        :_STATE_LENGTH
+    ]
 
 
 class Journal:
@@ -46,7 +49,8 @@ class Journal:
     """
 
     def __init__(self, path: Path, key: str) -> None:
-        self._offsets: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}  # where the line of a state is
+        self._states: dict[str, str] = {}  # state by sample id
         if not self._continue(path, key):
             path.write_text(json.dumps(key) + "\n")
         self._file = path.open("r+b")
@@ -62,7 +66,7 @@ class Journal:
             for line in file:
                 if not line.endswith(b"\n"):  # the run was killed while writing it
                     break
-                self._offsets[line[:32].decode()] = end
+                self._offsets[line[:_STATE_LENGTH].decode()] = end
                 end += len(line)
         os.truncate(path, end)
         return True
@@ -70,17 +74,21 @@ class Journal:
     def close(self) -> None:
         self._file.close()
 
-    def __contains__(self, state: str) -> bool:
-        return state in self._offsets
+    def has(self, sample: Sample) -> bool:
+        """Whether a sample was converted, its files being as they are now."""
+        self._states[sample.id] = sample_state(sample)
+        return self._states[sample.id] in self._offsets
 
-    def add(self, state: str, record: Record) -> None:
+    def add(self, record: Record) -> None:
+        """Keep the record of a sample that ``has`` was asked about."""
+        state = self._states[record.sample_id]
         self._offsets[state] = self._file.seek(0, os.SEEK_END)
         self._file.write(f"{state} {record.to_json()}\n".encode())
         self._file.flush()
 
-    def read(self, state: str) -> Record:
-        self._file.seek(self._offsets[state])
-        return Record.from_json(self._file.readline()[33:].decode())
+    def read(self, sample_id: str) -> Record:
+        self._file.seek(self._offsets[self._states[sample_id]])
+        return Record.from_json(self._file.readline()[_STATE_LENGTH + 1 :].decode())
 
 
 def _start_worker() -> None:
@@ -92,27 +100,26 @@ def _convert_task(samples: Sequence[Sample], options: ConvertOptions) -> list[Re
     return [convert_sample(sample, options) for sample in samples]
 
 
-def _in_parallel(
-    samples: Sequence[Sample], options: ConvertOptions, workers: int
-) -> Iterator[tuple[Sequence[Sample], list[Record]]]:
+def _in_parallel(samples: Sequence[Sample], options: ConvertOptions, workers: int) -> Iterator[list[Record]]:
     tasks = [samples[start : start + _SAMPLES_A_TASK] for start in range(0, len(samples), _SAMPLES_A_TASK)]
     if workers == 1:
         for task in tasks:
-            yield task, _convert_task(task, options)
+            yield _convert_task(task, options)
         return
     # Not forked: the parent may hold threads of OpenCV or torch.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        running: dict[Future[list[Record]], Sequence[Sample]] = {}
+        running: set[Future[list[Record]]] = set()
         waiting = iter(tasks)
         try:
             while True:
                 for task in islice(waiting, workers * _TASKS_A_WORKER - len(running)):
-                    running[pool.submit(_convert_task, task, options)] = task
+                    running.add(pool.submit(_convert_task, task, options))
                 if not running:
                     return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
         except BrokenProcessPool as error:
             raise LesionsegError(
                 "a worker process was killed, most likely for want of memory; what is done is kept. Run the same command "
@@ -130,12 +137,11 @@ def convert_all(
     ``workers``: processes, default one a processor. Shows a progress bar on a terminal.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    states = {sample.id: sample_state(sample) for sample in samples}
-    missing = [sample for sample in samples if states[sample.id] not in journal]
+    missing = [sample for sample in samples if not journal.has(sample)]
     workers = max(1, min(workers or cores, len(missing) // _FEWEST_FOR_A_WORKER))
     with tqdm(total=len(samples), initial=len(samples) - len(missing), unit="pair", disable=None) as bar:
-        for task, records in _in_parallel(missing, options, workers):
-            for sample, record in zip(task, records):
-                journal.add(states[sample.id], record)
-            bar.update(len(task))
-    return [replace(journal.read(states[sample.id]), annotations=[]) for sample in samples]
+        for records in _in_parallel(missing, options, workers):
+            for record in records:
+                journal.add(record)
+            bar.update(len(records))
+    return [replace(journal.read(sample.id), annotations=[]) for sample in samples]

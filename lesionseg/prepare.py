@@ -22,7 +22,6 @@ from lesionseg.images import atomic_write
 from lesionseg.journal import Journal, convert_all, file_state
 from lesionseg.labels import apply_labels, read_labels
 from lesionseg.prepared import (
-    DEFAULT_SPLIT,
     Prepared,
     PrepareOptions,
     categories_of,
@@ -128,9 +127,14 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     Raises LesionsegError for options that cannot be, and with ``on_error="stop"`` for data with errors, all of which
     are then in ``<out>_problems.csv``.
     """
-    shares = parse_split(options.split or DEFAULT_SPLIT)
+    shares = parse_split(options.split) if options.split else None
     _check_options(options)
     listing = find_samples(options.images, options.masks, options.layout)
+    if listing.ignored:
+        logger.info(
+            "no images, not looked at: %s",
+            ", ".join(f"{n} {suffix}" for suffix, n in listing.ignored.items()),
+        )
     key = _key(options, listing)
     if (existing := _existing(options, key)) is not None:
         logger.info("%s is up to date", options.out)
@@ -175,7 +179,7 @@ def _group_and_split(
     layout: str,
     samples: list[Sample],
     records: Mapping[str, Record],
-    shares: Mapping[str, float],
+    shares: Mapping[str, float] | None,
     options: PrepareOptions,
 ) -> Prepared:
     prints = [print_ for sample in samples if (print_ := records[sample.id].fingerprint) is not None]

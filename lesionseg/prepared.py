@@ -16,13 +16,12 @@ import numpy as np
 from lesionseg import __version__
 from lesionseg.convert import Record
 from lesionseg.images import atomic_write
-from lesionseg.journal import Journal, sample_state
+from lesionseg.journal import Journal
 from lesionseg.labels import DIAGNOSES
 from lesionseg.sources import Sample
 from lesionseg.split import SPLITS
 from lesionseg.validate import Problem
 
-DEFAULT_SPLIT = "0.8/0.2"
 LICENSES = {
     "isic2016": ("CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/"),
     "isic2017": ("CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/"),
@@ -157,7 +156,7 @@ def write_part(
         for sample in samples:
             category = category_of(sample, options.classes)
             assert category is not None
-            for annotation in journal.read(sample_state(sample)).annotations:
+            for annotation in journal.read(sample.id).annotations:
                 yield {
                     "image_id": numbers[sample.id],
                     "category_id": prepared.categories.index(category) + 1,
@@ -280,3 +279,26 @@ def summarise(
         "skipped_images": len({problem.sample_id for problem in problems if problem.level == "error"} - {""}),
         "labels_without_image": unused_labels,
     }
+
+
+def describe(summary: Mapping[str, Any], options: PrepareOptions) -> list[str]:
+    """The lines that tell a user what was made of the data, and what to type next."""
+    lines = []
+    for part, counts in summary["splits"].items():
+        classes = ", ".join(f"{count} {name}" for name, count in counts["classes"].items())
+        lines.append(
+            f"{summary['name']}_{part}: {counts['images']} images, {counts['instances']} instances ({classes})"
+        )
+    duplicates = summary["duplicates"]
+    lines.append(f"duplicates: {duplicates['images']} images in {duplicates['groups']} groups")
+    lines += [f"{kind}: {count}" for kind, count in summary["problems"].items()]
+    if options.labels:
+        lines.append(f"labels without an image: {summary['labels_without_image']}")
+    train, *others = (f"{summary['name']}_{part}" for part in summary["splits"])
+    config = "isic_mrcnn_diagnosis.yaml" if len(summary["classes"]) > 1 else "isic_mrcnn.yaml"
+    return [
+        *lines,
+        f"written to {options.out}" + (", with problems.csv" if summary["problems"] else ""),
+        f"next: python tools/train_net.py --config-file configs/{config} \\",
+        f"""    DATASETS.TRAIN '("{train}",)' DATASETS.TEST '("{others[0]}",)'""",
+    ]

@@ -74,8 +74,13 @@ def _walk(root: Path) -> list[Path]:
     return sorted(files)
 
 
-def _within(path: Path, folder: Path) -> bool:
-    return folder == path or folder in path.parents
+def _without(files: list[Path], root: Path, other: Path) -> list[Path]:
+    """The files below ``root`` that are not below ``other``, where that lies inside ``root``."""
+    try:
+        inner = root / other.resolve().relative_to(root.resolve())
+    except ValueError:
+        return files
+    return [path for path in files if inner not in path.parents]
 
 
 def _scan(images: Path, masks: Path) -> tuple[list[Path], list[Path], dict[str, int]]:
@@ -85,9 +90,8 @@ def _scan(images: Path, masks: Path) -> tuple[list[Path], list[Path], dict[str, 
             found = "a file" if folder.exists() else "nothing"
             raise LesionsegError(f"{option} {folder}: expected a folder, found {found}. Check the path.")
     image_files, mask_files = _walk(images), _walk(masks)
-    if images != masks:
-        image_files = [path for path in image_files if not (_within(masks, images) and _within(path, masks))]
-        mask_files = [path for path in mask_files if not (_within(images, masks) and _within(path, images))]
+    if not os.path.samefile(images, masks):
+        image_files, mask_files = _without(image_files, images, masks), _without(mask_files, masks, images)
     ignored = Counter(
         path.suffix.lower() or "(none)"
         for path in {*image_files, *mask_files}
@@ -166,7 +170,7 @@ def find_samples(images: Path, masks: Path, layout: str = "auto") -> Listing:
     image_files, mask_files, ignored = _scan(images, masks)
     if layout == "auto":
         layout = detect_layout(images, image_files, mask_files)
-    image_files, mask_files = _choose_files(layout, image_files, mask_files, one_folder=images == masks)
+    image_files, mask_files = _choose_files(layout, image_files, mask_files, os.path.samefile(images, masks))
     if not image_files:
         found = ", ".join(f"{count} {suffix}" for suffix, count in ignored.items()) or "nothing else"
         raise LesionsegError(

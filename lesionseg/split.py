@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,6 +12,9 @@ from lesionseg.errors import LesionsegError
 from lesionseg.sources import Sample
 
 SPLITS = ("train", "val", "test")
+DEFAULT_SHARES = {"train": 0.8, "val": 0.2}
+
+logger = logging.getLogger(__name__)
 
 
 def parse_split(text: str) -> dict[str, float]:
@@ -50,9 +54,9 @@ def _stratum(cluster: Sequence[Sample]) -> str:
 def assign(clusters: Sequence[Sequence[Sample]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Sample id to part, for parts with the given shares (adding up to 1); the same for the same input and seed.
 
-    Diagnosis by diagnosis, in random order but large clusters first, each cluster goes to the part that is furthest below
-    its share; what is left over carries on to the next diagnosis. So every diagnosis, and the whole, comes as near to the
-    shares as the sizes of the clusters allow. Raises LesionsegError when there are fewer clusters than parts.
+    Diagnosis by diagnosis, in random order but large clusters first, each cluster goes to the part that lacks most in
+    proportion to its share; what is left over carries on to the next diagnosis. So every diagnosis, and the whole, comes
+    near to the shares, and large clusters do not all end in the largest part. Raises LesionsegError when there are fewer clusters than parts.
     """
     if len(clusters) < len(shares):
         raise LesionsegError(
@@ -70,7 +74,8 @@ def assign(clusters: Sequence[Sequence[Sample]], shares: Mapping[str, float], se
             room[name] += share * sum(map(len, stratum))
         generator.shuffle(stratum)
         for cluster in sorted(stratum, key=len, reverse=True):
-            name = max(room, key=lambda name: room[name])
+            # The part where this cluster lessens the sum of (room^2 / share) most: chi-squared against the shares.
+            name = max(room, key=lambda name: (room[name] - len(cluster) / 2) / shares[name])
             parts[name].append(cluster)
             room[name] -= len(cluster)
     for name, members in parts.items():  # few images: no part may stay empty
@@ -83,22 +88,34 @@ def assign(clusters: Sequence[Sequence[Sample]], shares: Mapping[str, float], se
 
 
 def split_samples(
-    samples: Sequence[Sample], duplicates: Mapping[str, str], shares: Mapping[str, float], seed: int
+    samples: Sequence[Sample], duplicates: Mapping[str, str], shares: Mapping[str, float] | None, seed: int
 ) -> dict[str, str]:
-    """Sample id to train, val or test. Official folders are kept where samples come from two or more of them.
+    """Sample id to train, val or test; ``shares`` None is ``DEFAULT_SHARES``.
+
+    Where samples come from two or more official folders, these are kept. With explicit ``shares`` of train and val, and
+    official folders without val (ISIC 2016), val is taken from the official train.
 
     Raises LesionsegError when only some samples are in official folders, or as ``assign`` does.
     """
-    official = {sample.split for sample in samples} - {None}
-    if len(official) < 2:
-        return assign(clusters_of(samples, duplicates), shares, seed)
+    official = {sample.id: sample.split for sample in samples if sample.split is not None}
+    names = sorted(set(official.values()))
+    if len(names) < 2:
+        return assign(clusters_of(samples, duplicates), shares or DEFAULT_SHARES, seed)
     outside = [sample for sample in samples if sample.split is None]
     if outside:
         raise LesionsegError(
             f"{outside[0].image}: expected every image in a folder named train, val or test since others are "
-            f"({', '.join(sorted(filter(None, official)))}), found {len(outside)} outside. Move them, or give only one folder to --images."
+            f"({', '.join(names)}), found {len(outside)} outside. Move them, or give only one folder to --images."
         )
-    return {sample.id: sample.split for sample in samples if sample.split}
+    if shares is None:
+        return official
+    if names == ["test", "train"] and "test" not in shares:
+        train = [sample for sample in samples if sample.split == "train"]
+        return official | assign(clusters_of(train, duplicates), shares, seed)
+    logger.warning(
+        "--split is not used: the images are in folders for %s, which are kept as given", ", ".join(names)
+    )
+    return official
 
 
 def leaks(parts: Mapping[str, str], clusters: Sequence[Sequence[Sample]]) -> list[list[str]]:

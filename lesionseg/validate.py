@@ -34,7 +34,7 @@ class Problem:
     sample_id: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.file}: expected {self.expected}, found {self.found}. {self.remedy}."
+        return f"{self.file}: expected {self.expected}, found {self.found}. {self.remedy}."
 
 
 def unsafe_name(name: str) -> str | None:
@@ -126,6 +126,15 @@ def check_image(path: Path, info: ImageInfo, copied: bool) -> list[Problem]:
             )
         )
     return problems
+
+
+def check_brightness(path: Path, grey: np.ndarray) -> list[Problem]:
+    """A warning where nothing in a picture, uint8 (H, W), is brighter than an eighth of the scale."""
+    if grey.max() >= _DARK:
+        return []
+    remedy = "Look at it; 12-bit values in a 16-bit file have to be scaled up first"
+    found = f"nothing brighter than {grey.max()} of 255"
+    return [Problem("warning", "almost black image", str(path), "a photograph", found, remedy)]
 
 
 def check_pair(image: Path, info: ImageInfo, mask: Path, values: np.ndarray) -> list[Problem]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lesionseg.errors import run_tool
 from lesionseg.prepare import prepare
-from lesionseg.prepared import DEFAULT_SPLIT, PrepareOptions
+from lesionseg.prepared import PrepareOptions, describe
 from lesionseg.sources import LAYOUTS
 
 
@@ -45,7 +45,7 @@ def parse() -> PrepareOptions:
     )
     add(
         "--split",
-        help=f"train/val or train/val/test shares (default {DEFAULT_SPLIT}); official folders are kept as given",
+        help="train/val or train/val/test shares (default 0.8/0.2); official folders are kept as given",
     )
     add("--seed", type=int, default=42, help="of the split (default %(default)s)")
     add("--name", help="name in configs, <name>_train and so on (default: last part of --out)")
@@ -77,25 +77,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     options = parse()
     summary = prepare(options)
-    for part, counts in summary["splits"].items():
-        classes = ", ".join(f"{count} {name}" for name, count in counts["classes"].items())
-        print(
-            f"{summary['name']}_{part}: {counts['images']} images, {counts['instances']} instances ({classes})"
-        )
-    duplicates = summary["duplicates"]
-    print(
-        f"duplicates: {duplicates['images']} images in {duplicates['groups']} groups, each kept on one side of the split"
-    )
-    for kind, count in summary["problems"].items():
-        print(f"{kind}: {count}")
-    if options.labels:
-        print(f"labels without an image: {summary['labels_without_image']}")
-    print(f"written to {options.out}")
-    names = [f"{summary['name']}_{part}" for part in summary["splits"]]
-    tests = [name for name in names if not name.endswith("_train")][:1]
-    print("next: python tools/train_net.py --config-file configs/isic_mrcnn.yaml \\")
-    print(f"""    DATASETS.TRAIN '("{names[0]}",)' DATASETS.TEST '("{tests[0]}",)'""")
-    return 1 if summary["skipped_images"] else 0
+    print("\n".join(describe(summary, options)))
+    return 1 if any(kind.startswith("error") for kind in summary["problems"]) else 0
 
 
 if __name__ == "__main__":
