@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lesionseg.boundary import boundary_iou, boundary_scores, image_diagonal, outline, rim, rim_width, surface_scores
+from lesionseg.boundary import (
+    boundary_iou,
+    boundary_scores,
+    image_diagonal,
+    outline,
+    rim,
+    rim_width,
+    surface_scores,
+)
 
 
 def square(top: int, left: int, side: int, shape: tuple[int, int] = (20, 20)) -> np.ndarray:
@@ -64,17 +72,24 @@ def test_percent_is_of_the_diagonal() -> None:
 def test_surface_scores_equal_deepmind_surface_distance(seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        surface_distance = pytest.importorskip("surface_distance.metrics", reason="PyPI surface-distance not installed")
+        surface_distance = pytest.importorskip(
+            "surface_distance.metrics", reason="PyPI surface-distance not installed"
+        )
         rng = np.random.default_rng(seed)
         shape = (int(rng.integers(5, 70)), int(rng.integers(5, 70)))
-        reference, predicted = blob(rng, shape, rng.uniform(0.02, 0.9)), blob(rng, shape, rng.uniform(0.02, 0.9))
+        reference, predicted = (
+            blob(rng, shape, rng.uniform(0.02, 0.9)),
+            blob(rng, shape, rng.uniform(0.02, 0.9)),
+        )
         distances = surface_distance.compute_surface_distances(reference, predicted, (1, 1))
     ours = surface_scores(reference, predicted)
     to_pred, to_ref = distances["distances_gt_to_pred"], distances["distances_pred_to_gt"]
     length_ref, length_pred = distances["surfel_areas_gt"], distances["surfel_areas_pred"]
     both = (to_pred * length_ref).sum() + (to_ref * length_pred).sum()
     assert ours["assd_px"] == pytest.approx(both / (length_ref.sum() + length_pred.sum()), abs=1e-9)
-    assert ours["hd95_px"] == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95), abs=1e-9)
+    assert ours["hd95_px"] == pytest.approx(
+        surface_distance.compute_robust_hausdorff(distances, 95), abs=1e-9
+    )
     for name, tolerance in (("3px", 3.0), ("1pct", 0.01 * math.hypot(*shape))):
         expected = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance)
         assert ours[f"surface_dice_{name}"] == pytest.approx(expected, abs=1e-9)
@@ -125,7 +140,9 @@ def test_one_empty_mask_gets_the_worst(empty_first: bool) -> None:
     scores = boundary_scores(*(masks if empty_first else masks[::-1]))
     assert (scores["hd95_px"], scores["assd_px"]) == (50.0, 50.0)
     assert (scores["hd95_pct"], scores["assd_pct"]) == (100.0, 100.0)
-    assert {scores[n] for n in ("surface_dice_3px", "surface_dice_1pct", "boundary_iou_5px", "boundary_iou_2pct")} == {0.0}
+    assert {
+        scores[n] for n in ("surface_dice_3px", "surface_dice_1pct", "boundary_iou_5px", "boundary_iou_2pct")
+    } == {0.0}
 
 
 def test_two_empty_masks_agree() -> None:
