@@ -82,7 +82,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - a broken EXIF block must not cost the picture; Detectron2 ignores it too
+    except Exception:
         return 1
 
 
@@ -117,7 +117,7 @@ def image_info(path: str | os.PathLike[str]) -> ImageInfo:
     with _open(path) as image:
         orientation = _orientation(image)
         width, height = image.size if orientation < 5 else image.size[::-1]
-        transparent = _has_alpha(image) and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+        transparent = _has_alpha(image) and bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
         return ImageInfo(height, width, image.mode, orientation, transparent)
 
 

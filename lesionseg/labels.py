@@ -9,6 +9,7 @@ an id column and some of: diagnosis, dx, label, class, benign_malignant, lesion_
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -131,7 +132,9 @@ def _read_table(path: Path) -> list[tuple[int, str, Label]]:
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     rows = [
-        row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)
+        row
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        if any(cell.strip() for cell in row)
     ]
     if rows and len(rows[0]) == 2 and _malignancy(rows[0][1]) is not None:  # ISIC 2016 part 3
         rows.insert(0, ["image_id", "benign_malignant"])

@@ -111,6 +111,7 @@ def test_agrees_with_detectron2_on_plain_files(tmp_path: Path, left_red: Image.I
     Image.fromarray(noise).convert("CMYK").save(tmp_path / "cmyk.jpg")
     left_red.quantize(2).save(tmp_path / "palette.png")
     left_red.convert("1").save(tmp_path / "one.bmp")
+    left_red.convert("RGBA").save(tmp_path / "opaque.png")
     for path in sorted(tmp_path.iterdir()):
         assert image_info(path).plain, path.name
         assert (read_image(path) == detectron2_read_image(str(path), format="BGR")).all(), path.name
