@@ -151,7 +151,7 @@ def _read_table(path: Path) -> list[tuple[int, str, Label]]:
         try:
             if len(cells) != len(header):
                 raise ValueError(f"expected {len(header)} cells, found {len(cells)}")
-            row = {name: cell.strip() for name, cell in zip(header, cells)}
+            row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
             table.append((number, _image_id(row[id_column]), _parse_row(row)))
         except ValueError as error:
             raise LesionsegError(f"{path}, row {number}: {error}. Correct the row or take it out.") from error

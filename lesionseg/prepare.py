@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -225,8 +224,8 @@ def _finish(
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="ascii")
     if options.out.exists():
         replaced = building.with_name(f".{options.out.name}.replaced")
-        os.replace(options.out, replaced)
-        os.replace(building, options.out)
+        options.out.replace(replaced)
+        building.replace(options.out)
         shutil.rmtree(replaced)
     else:
-        os.replace(building, options.out)
+        building.replace(options.out)

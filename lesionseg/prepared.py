@@ -227,7 +227,10 @@ def write_split_csv(path: Path, prepared: Prepared, options: PrepareOptions) -> 
 def _quartiles(values: Iterable[float]) -> dict[str, float]:
     """min, quartiles and max, rounded to 6 digits behind the point."""
     points = np.percentile(list(values), [0, 25, 50, 75, 100])
-    return {name: round(float(point), 6) for name, point in zip(("min", "q1", "median", "q3", "max"), points)}
+    return {
+        name: round(float(point), 6)
+        for name, point in zip(("min", "q1", "median", "q3", "max"), points, strict=True)
+    }
 
 
 def summarise(

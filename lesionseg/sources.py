@@ -90,7 +90,7 @@ def _scan(images: Path, masks: Path) -> tuple[list[Path], list[Path], dict[str, 
             found = "a file" if folder.exists() else "nothing"
             raise LesionsegError(f"{option} {folder}: expected a folder, found {found}. Check the path.")
     image_files, mask_files = _walk(images), _walk(masks)
-    if not os.path.samefile(images, masks):
+    if not images.samefile(masks):
         image_files, mask_files = _without(image_files, images, masks), _without(mask_files, masks, images)
     ignored = Counter(
         path.suffix.lower() or "(none)"
@@ -170,7 +170,7 @@ def find_samples(images: Path, masks: Path, layout: str = "auto") -> Listing:
     image_files, mask_files, ignored = _scan(images, masks)
     if layout == "auto":
         layout = detect_layout(images, image_files, mask_files)
-    image_files, mask_files = _choose_files(layout, image_files, mask_files, os.path.samefile(images, masks))
+    image_files, mask_files = _choose_files(layout, image_files, mask_files, images.samefile(masks))
     if not image_files:
         found = ", ".join(f"{count} {suffix}" for suffix, count in ignored.items()) or "nothing else"
         raise LesionsegError(

@@ -27,7 +27,7 @@ def parse_split(text: str) -> dict[str, float]:
         raise LesionsegError(
             f"--split {text}: expected train/val or train/val/test, all above 0 and adding up to 1, such as 0.8/0.2 or 0.7/0.1/0.2."
         )
-    return dict(zip(SPLITS, shares))
+    return dict(zip(SPLITS, shares, strict=False))  # two shares: no test
 
 
 def clusters_of(samples: Sequence[Sample], duplicates: Mapping[str, str]) -> list[list[Sample]]:
@@ -78,7 +78,7 @@ def assign(clusters: Sequence[Sequence[Sample]], shares: Mapping[str, float], se
             name = max(room, key=lambda name: (room[name] - len(cluster) / 2) / shares[name])
             parts[name].append(cluster)
             room[name] -= len(cluster)
-    for name, members in parts.items():  # few images: no part may stay empty
+    for members in parts.values():  # few images: no part may stay empty
         if not members:
             largest = max(parts.values(), key=len)
             smallest = min(largest, key=len)

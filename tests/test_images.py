@@ -129,7 +129,7 @@ def test_truncated_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
         for read in (read_image, read_mask, lambda path: read_grey(path, 8)):
             with pytest.raises(ImageError, match=name):
                 read(tmp_path / name)
-    with pytest.raises(ImageError, match="text.png"):
+    with pytest.raises(ImageError, match=r"text.png"):
         image_size(tmp_path / "text.png")
 
 
@@ -196,5 +196,5 @@ def test_write_image_round_trips(tmp_path: Path) -> None:
     write_image(tmp_path / "m.png", mask)
     assert set(np.unique(read_mask_values(tmp_path / "m.png"))) == {0, 255}
     assert (read_mask(tmp_path / "m.png") == mask).all()
-    with pytest.raises(ImageError, match="a.xyz"):
+    with pytest.raises(ImageError, match=r"a.xyz"):
         write_image(tmp_path / "a.xyz", bgr)

@@ -107,7 +107,7 @@ def test_several_files_complete_each_other_or_contradict(tmp_path: Path) -> None
 def test_files_that_are_no_labels(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LesionsegError, match=message):
         read(tmp_path, text)
-    with pytest.raises(LesionsegError, match="absent.csv"):
+    with pytest.raises(LesionsegError, match=r"absent.csv"):
         read_labels([tmp_path / "absent.csv"])
 
 

@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,15 +20,17 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from lesionseg import journal
+from lesionseg.convert import ConvertOptions, Record
 from lesionseg.errors import LesionsegError
 from lesionseg.images import image_size, read_mask, write_image
 from lesionseg.prepare import prepare
 from lesionseg.prepared import PrepareOptions
+from lesionseg.sources import Sample
 
 ROOT = Path(__file__).parents[1]
 
 
-def run_tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "prepare_dataset.py"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
@@ -49,7 +52,7 @@ def make_pairs(folder: Path, count: int, size: tuple[int, int] = (48, 64), first
     return folder
 
 
-def options(folder: Path, **changes: object) -> PrepareOptions:
+def options(folder: Path, **changes: Any) -> PrepareOptions:
     made = PrepareOptions(images=folder / "images", masks=folder / "masks", out=folder / "out" / "set")
     return replace(made, **changes)
 
@@ -147,7 +150,7 @@ def test_up_to_date_other_options_and_overwrite(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr("lesionseg.prepare.convert_all", lambda *arguments: pytest.fail("worked again"))
         assert prepare(options(tmp_path)) == first
-    with pytest.raises(LesionsegError, match="other options.*--overwrite"):
+    with pytest.raises(LesionsegError, match=r"other options.*--overwrite"):
         prepare(options(tmp_path, seed=1))
     assert prepare(options(tmp_path, seed=1, overwrite=True))["seed"] == 1
     make_pairs(tmp_path, 1, first=99)
@@ -254,12 +257,18 @@ def test_all_broken(tmp_path: Path) -> None:
 
 def test_a_killed_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_pairs(tmp_path, 30)
-    real, converted = journal.convert_sample, []
+    real = journal.convert_sample
+    converted: list[str] = []
+    again: list[str] = []
 
-    def convert_and_die(sample, how):  # type: ignore[no-untyped-def]
+    def convert_and_die(sample: Sample, how: ConvertOptions) -> Record:
         if len(converted) == 16:
             raise KeyboardInterrupt
         converted.append(sample.id)
+        return real(sample, how)
+
+    def convert_on(sample: Sample, how: ConvertOptions) -> Record:
+        again.append(sample.id)
         return real(sample, how)
 
     monkeypatch.setattr(journal, "convert_sample", convert_and_die)
@@ -268,10 +277,7 @@ def test_a_killed_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (tmp_path / "out" / "set").exists()
     lines = tmp_path / "out" / ".set.partial" / "journal"
     lines.write_bytes(lines.read_bytes()[:-20])  # as if killed in the middle of a line
-    again = []
-    monkeypatch.setattr(
-        journal, "convert_sample", lambda sample, how: again.append(sample.id) or real(sample, how)
-    )
+    monkeypatch.setattr(journal, "convert_sample", convert_on)
     prepare(options(tmp_path, max_size=32))
     assert len(again) == 30 - 15 and set(again) | set(converted) == {f"x{number:03}" for number in range(30)}
     continued = contents(tmp_path / "out")
@@ -371,11 +377,12 @@ def test_official_folders_are_kept_and_leaks_reported(tmp_path: Path) -> None:
 
 def test_wrong_options_are_explained(tmp_path: Path) -> None:
     make_pairs(tmp_path, 4)
-    for wrong, message in [
+    cases: list[tuple[list[str | Path], str]] = [
         (["--split", "0.8/0.3"], "--split 0.8/0.3: expected train/val"),
         (["--images", tmp_path / "nowhere"], "expected a folder, found nothing"),
         (["--name", "my set"], "--name my set: expected letters"),
-    ]:
+    ]
+    for wrong, message in cases:
         base = [
             "--images",
             tmp_path / "images",

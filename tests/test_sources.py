@@ -156,7 +156,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 
 def test_missing_and_empty_folders(tmp_path: Path) -> None:
     masks = touch(tmp_path / "m", "a.png")
-    with pytest.raises(LesionsegError, match="--images .*nowhere.*expected a folder"):
+    with pytest.raises(LesionsegError, match=r"--images .*nowhere.*expected a folder"):
         find_samples(tmp_path / "nowhere", masks)
     with pytest.raises(LesionsegError, match=r"found none \(1 \.dcm\)"):
         find_samples(touch(tmp_path / "i", "a.dcm"), masks)

@@ -97,7 +97,7 @@ def test_no_part_stays_empty() -> None:
     samples = [sample(str(number)) for number in range(3)]
     parts = split_samples(samples, {}, {"train": 0.9, "val": 0.05, "test": 0.05}, seed=0)
     assert sorted(parts.values()) == ["test", "train", "val"]
-    with pytest.raises(LesionsegError, match="at least 2 independent groups .* found 1"):
+    with pytest.raises(LesionsegError, match=r"at least 2 independent groups .* found 1"):
         split_samples([sample("a", "P"), sample("b", "P")], {}, SHARES, seed=0)
 
 
