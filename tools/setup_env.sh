@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Make the virtual environment $VENV: torch and torchvision as a pair, Detectron2, and this package, editable.
+# Called by `make setup`. pip's own settings (pip.conf, PIP_INDEX_URL ...) decide where packages come from.
+set -euo pipefail
+VENV=${VENV:-.venv}
+PYTHON=${PYTHON:-python3}
+COMMIT=02b5c4e295e990042a714712c21dc79b731e8833
+REPOSITORY=https://github.com/facebookresearch/detectron2
+py="$VENV/bin/python"
+pip=("$py" -m pip --disable-pip-version-check install --quiet --progress-bar off)
+
+say() { printf '== %s\n' "$*"; }
+
+[ -x "$py" ] || { say "virtual environment $VENV"; "$PYTHON" -m venv "$VENV"; }
+"${pip[@]}" "setuptools<81" wheel
+
+# One command for both: a torch and a torchvision from different sources do not fit each other.
+if ! "$py" -c 'import torch, torchvision' 2>/dev/null; then
+    say "torch and torchvision (some gigabytes)"
+    "${pip[@]}" torch torchvision
+fi
+"$py" - <<'CHECK' || { echo "error: torch and torchvision do not fit each other; install both from the same index" >&2; exit 1; }
+import torch, torchvision
+torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+CHECK
+
+say "lesionseg and what it needs"
+"${pip[@]}" --editable ".[detectron2,test,lint]"
+if ! problem=$("$py" -c 'import cv2' 2>&1); then
+    echo "error: opencv-python cannot be imported: ${problem##*$'\n'}" >&2
+    echo "Without a graphics library (libGL) use the headless build:" >&2
+    echo "  $py -m pip uninstall -y opencv-python && $py -m pip install opencv-python-headless" >&2
+    exit 1
+fi
+
+real() { "$py" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("detectron2") is None)'; }
+build() { "${pip[@]}" --no-build-isolation --no-deps "$@"; }
+if real; then
+    say "Detectron2: already installed"
+elif [ -n "${DETECTRON2:-}" ]; then
+    say "Detectron2: $DETECTRON2"
+    build "$DETECTRON2"
+elif command -v git >/dev/null && GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote "$REPOSITORY" HEAD >/dev/null 2>&1; then
+    say "Detectron2: $REPOSITORY at $COMMIT (compiles for some minutes)"
+    build "git+$REPOSITORY@$COMMIT"
+else
+    say "Detectron2: $REPOSITORY is out of reach; the copy of 0.6 in the PyPI package LabGym"
+    "${pip[@]}" --no-deps --ignore-requires-python "LabGym==3.1.2"
+fi
+"$py" -W ignore -c 'from lesionseg._detectron2 import origin; print(origin())'
