@@ -50,11 +50,11 @@ class RandomAffine(T.Augmentation):
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        if self._rand_range() >= self.prob:
+        if np.random.uniform() >= self.prob:
             return T.NoOpTransform()
         height, width = image.shape[:2]
-        angle = self._rand_range(-self.max_angle, self.max_angle)
-        scale = math.exp(self._rand_range(math.log(self.scale[0]), math.log(self.scale[1])))
+        angle = np.random.uniform(-self.max_angle, self.max_angle)
+        scale = math.exp(np.random.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
         # Pixel centres lie at whole numbers in OpenCV, hence the half pixel.
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, scale)
         return AffineTransform(matrix, height, width)
@@ -70,7 +70,7 @@ class RandomLesionCrop(T.Augmentation):
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray) -> T.Transform:
         """`boxes`: XYXY in pixels, (N, 4)."""
-        if self._rand_range() >= self.prob:
+        if np.random.uniform() >= self.prob:
             return T.NoOpTransform()
         height, width = image.shape[:2]
         if len(boxes):
@@ -85,10 +85,10 @@ class RandomLesionCrop(T.Augmentation):
     def _window(self, low: int, high: int, size: int) -> tuple[int, int]:
         """Start and length of an interval of [0, size) that covers [low, high)."""
         shortest = max(math.ceil(self.min_share * size), high - low, 1)
-        length = int(self._rand_range(shortest, size + 1)) if shortest < size else size
+        length = int(np.random.uniform(shortest, size + 1)) if shortest < size else size
         first, last = max(0, high - length), min(size - length, low)
         last = max(first, min(last, size - length))
-        return int(self._rand_range(first, last + 1)), length
+        return int(np.random.uniform(first, last + 1)), length
 
 
 class RandomHue(T.Augmentation):
@@ -99,7 +99,7 @@ class RandomHue(T.Augmentation):
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        shift = round(self._rand_range(-self.degrees, self.degrees) / 2)  # OpenCV's hue unit is 2 degrees
+        shift = round(np.random.uniform(-self.degrees, self.degrees) / 2)  # OpenCV's hue unit is 2 degrees
 
         def turn(img: np.ndarray) -> np.ndarray:
             hsv = cv2.cvtColor(img, cv2.COLOR_BGR2HSV)
@@ -117,7 +117,7 @@ class RandomHair(T.Augmentation):
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        if self._rand_range() >= self.prob:
+        if np.random.uniform() >= self.prob:
             return T.NoOpTransform()
         height, width = image.shape[:2]
         size = min(height, width)
@@ -149,12 +149,12 @@ class RandomDarkCorners(T.Augmentation):
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        if self._rand_range() >= self.prob:
+        if np.random.uniform() >= self.prob:
             return T.NoOpTransform()
         height, width = image.shape[:2]
         centre = np.array([width, height]) / 2 + np.random.normal(0, 0.03, 2) * (width, height)
-        radius = self._rand_range(0.46, 0.62) * math.hypot(height, width)
-        softness = self._rand_range(0.01, 0.06) * radius
+        radius = np.random.uniform(0.38, 0.5) * math.hypot(height, width)
+        softness = np.random.uniform(0.01, 0.06) * radius
         y, x = np.ogrid[:height, :width]
         distance = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2)
         light = np.clip((radius - distance) / softness + 0.5, 0.03, 1)[..., None].astype(np.float32)

@@ -142,10 +142,15 @@ def setup_cfg(
             f"configuration ({where}): {message}. Keys are declared in lesionseg/config.py and in Detectron2's "
             "config/defaults.py; on the command line they come as KEY VALUE pairs after all options"
         ) from error
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("no CUDA device found: computing on the CPU")
-        cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def available_device(device: str) -> str:
+    """`device`, or "cpu" with a warning where it is a CUDA device and there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("no CUDA device found: computing on the CPU")
+        return "cpu"
+    return device
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:

@@ -27,7 +27,9 @@ def read_coco(json_path: str | Path) -> dict[str, Any]:
     try:
         return json.loads(Path(json_path).read_text())
     except (OSError, ValueError) as error:
-        raise LesionsegError(f"{json_path}: cannot be read ({error}); run tools/prepare_dataset.py again") from error
+        raise LesionsegError(
+            f"{json_path}: cannot be read ({error}); run tools/prepare_dataset.py again"
+        ) from error
 
 
 def load_lesion_json(json_path: str | Path) -> list[dict[str, Any]]:

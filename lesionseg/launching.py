@@ -1,0 +1,64 @@
+"""Starting the processes of a run: how many, on which device, with which log and seed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+
+import detectron2
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import launch
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from lesionseg.config import available_device
+from lesionseg.errors import LesionsegError
+
+logger = logging.getLogger(__name__)
+
+# Detectron2 logs under the name it was imported by, which for the copy in LabGym is another one.
+LOGGERS = tuple(dict.fromkeys(("fvcore", "lesionseg", "detectron2", detectron2.__name__)))
+
+
+def processes(device: str, num_gpus: int) -> tuple[str, int]:
+    """Device and number of processes on this machine for MODEL.DEVICE and `--num-gpus`.
+
+    `--num-gpus 0` means the CPU, and so does 1 (the default) where there is no CUDA. With MODEL.DEVICE cpu the
+    number is that of CPU processes, which talk through gloo.
+
+    Raises:
+        LesionsegError: more GPUs asked for than there are.
+    """
+    if device == "cpu" or num_gpus == 0:
+        return "cpu", max(1, num_gpus)
+    found = torch.cuda.device_count()
+    if num_gpus > max(1, found):
+        raise LesionsegError(
+            f"--num-gpus {num_gpus}: this machine has {found} CUDA device(s). Ask for no more than that; to train with "
+            f"{num_gpus} processes on the CPU add MODEL.DEVICE cpu"
+        )
+    return available_device(device), num_gpus
+
+
+def start(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Run `work(args)` in the processes that `processes` decides on, by Detectron2's `launch`."""
+    device, count = processes(cfg.MODEL.DEVICE, args.num_gpus)
+    args.opts = [*args.opts, "MODEL.DEVICE", device]
+    launch(work, count, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+
+
+def setup_process(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What Detectron2's `default_setup` does, without touching a run's config.yaml: log, environment, seed."""
+    rank = comm.get_rank()
+    for name in LOGGERS:
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+    logger.info(f"process {rank} of {comm.get_world_size()}; arguments: {args}")
+    logger.info("environment:\n" + collect_env_info())
+    logger.info("configuration:\n" + cfg.dump())
+    # Every process draws its own random numbers, the same ones in every run.
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

@@ -1,0 +1,201 @@
+"""A whole run: heads first, then all layers at a lower rate, each resumable; and what a run folder records."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
+
+import lesionseg
+from lesionseg._detectron2 import origin
+from lesionseg.checkpoint import BEST, FINAL, require_weights
+from lesionseg.errors import LesionsegError
+from lesionseg.images import atomic_write
+from lesionseg.register import require
+from lesionseg.trainer import LesionTrainer
+
+logger = logging.getLogger(__name__)
+
+HEADS_FOLDER = "heads"
+FREEZE_ALL = 5  # MODEL.BACKBONE.FREEZE_AT: stem and all four residual stages
+
+
+def complete_cfg(cfg: CfgNode, world_size: int | None = None) -> CfgNode:
+    """Fill in what depends on the data and on the number of processes (default: of this run); returns a frozen copy.
+
+    - LESION.CLASSES and MODEL.ROI_HEADS.NUM_CLASSES from the first training set;
+    - batch, rate and iterations for `world_size` processes, by SOLVER.REFERENCE_WORLD_SIZE;
+    - epochs into iterations, for the number of training images and the batch at hand.
+
+    Raises:
+        LesionsegError: unknown data set, classes that differ between data sets, batch not divisible.
+    """
+    world_size = world_size or comm.get_world_size()
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    require(names, cfg.LESION.DATA_ROOT)
+    cfg = DefaultTrainer.auto_scale_workers(cfg, world_size).clone()
+    cfg.defrost()
+    classes = {name: tuple(MetadataCatalog.get(name).thing_classes) for name in names}
+    if len(set(classes.values())) > 1:
+        raise LesionsegError(
+            f"the data sets do not have the same classes: {classes}; prepare them with the same --classes"
+        )
+    cfg.LESION.CLASSES = classes[names[0]]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(cfg.LESION.CLASSES)
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise LesionsegError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} processes"
+        )
+    images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+    schedule, per_epoch = cfg.LESION.SCHEDULE, images / cfg.SOLVER.IMS_PER_BATCH
+    if schedule.ALL_EPOCHS > 0:
+        cfg.SOLVER.MAX_ITER = max(1, round(schedule.ALL_EPOCHS * per_epoch))
+    if schedule.HEADS_EPOCHS > 0:
+        schedule.HEADS_ITERS = max(1, round(schedule.HEADS_EPOCHS * per_epoch))
+    if schedule.EVAL_EPOCHS > 0:
+        cfg.TEST.EVAL_PERIOD = max(1, round(schedule.EVAL_EPOCHS * per_epoch))
+        cfg.SOLVER.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD
+    # Now in iterations: a complete cfg that is read back from config.yaml must not be converted again.
+    schedule.ALL_EPOCHS = schedule.HEADS_EPOCHS = schedule.EVAL_EPOCHS = 0.0
+    cfg.freeze()
+    return cfg
+
+
+def stage_cfgs(cfg: CfgNode) -> list[tuple[str, CfgNode]]:
+    """The stages of a run, in order, as (name, cfg). `cfg` is complete (see `complete_cfg`)."""
+    stages = []
+    all_layers = cfg.clone()
+    all_layers.defrost()
+    if cfg.LESION.SCHEDULE.HEADS_ITERS > 0:
+        heads = cfg.clone()
+        heads.defrost()
+        heads.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / HEADS_FOLDER)
+        heads.MODEL.BACKBONE.FREEZE_AT = FREEZE_ALL
+        heads.SOLVER.MAX_ITER = cfg.LESION.SCHEDULE.HEADS_ITERS
+        stages.append((HEADS_FOLDER, heads))
+        all_layers.MODEL.WEIGHTS = str(Path(heads.OUTPUT_DIR) / f"{BEST}.pth")
+        all_layers.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * cfg.LESION.SCHEDULE.ALL_LR_FACTOR
+    stages.append(("all", all_layers))
+    for _, stage in stages:
+        if stage.LESION.SCHEDULE.WARMUP_SHARE > 0:
+            stage.SOLVER.WARMUP_ITERS = round(stage.LESION.SCHEDULE.WARMUP_SHARE * stage.SOLVER.MAX_ITER)
+        stage.freeze()
+    return stages
+
+
+def check_output(output_dir: str | Path, resume: bool) -> None:
+    """Refuse to train over an existing run.
+
+    Raises:
+        LesionsegError: `output_dir` holds a run and `resume` is not set.
+    """
+    folder = Path(output_dir)
+    if resume or not any((folder / part / "last_checkpoint").exists() for part in ("", HEADS_FOLDER)):
+        return
+    raise LesionsegError(
+        f"{folder} already holds a run. Add --resume to continue it, or OUTPUT_DIR other/folder for a new one"
+    )
+
+
+def train_stages(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
+    """Train all stages of a complete cfg; a finished stage is not repeated. Returns the last scores.
+
+    The run folder cfg.OUTPUT_DIR ends with config.yaml, versions.json, data/*.csv, metrics.json, TensorBoard
+    events, model_best.pth, model_final.pth and inference/; stage 1 has a folder of its own below it, heads/.
+
+    Raises:
+        LesionsegError: weights that cannot be had, a loss that is not finite, an unknown metric.
+    """
+    if comm.is_main_process():
+        write_run_record(cfg)
+    results = None
+    for name, stage in stage_cfgs(cfg):
+        if resume and (Path(stage.OUTPUT_DIR) / f"{FINAL}.pth").exists():
+            logger.info(f"stage {name} is finished already")
+            continue
+        has_checkpoint = resume and (Path(stage.OUTPUT_DIR) / "last_checkpoint").exists()
+        if not has_checkpoint:
+            require_weights(stage.MODEL.WEIGHTS)
+        logger.info(f"stage {name}: {stage.SOLVER.MAX_ITER} iterations at rate {stage.SOLVER.BASE_LR:g}")
+        Path(stage.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        trainer = LesionTrainer(stage, name)
+        trainer.resume_or_load(resume)
+        results = trainer.train()
+        comm.synchronize()
+    return results
+
+
+def evaluate_run(cfg: CfgNode, weights: str = "") -> dict[str, Any]:
+    """Scores on DATASETS.TEST of `weights`, or of model_best.pth in cfg.OUTPUT_DIR.
+
+    Raises:
+        LesionsegError: there are no such weights.
+    """
+    weights = weights or str(Path(cfg.OUTPUT_DIR) / f"{BEST}.pth")
+    require_weights(weights)
+    logger.info(f"evaluating {weights}")
+    model = LesionTrainer.build_model(cfg)
+    DetectionCheckpointer(model).load(weights)
+    return LesionTrainer.test(cfg, model)
+
+
+def write_run_record(cfg: CfgNode) -> None:
+    """config.yaml, versions.json and data/<data set>.csv (the rows of split.csv it consists of)."""
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / "config.yaml", cfg.dump())
+    _write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    (folder / "data").mkdir(exist_ok=True)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        split_csv = Path(MetadataCatalog.get(name).json_file).parent / "split.csv"
+        ids = {record["sample_id"] for record in DatasetCatalog.get(name)}
+        with open(split_csv, newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if row["id"] in ids]
+        with (
+            atomic_write(folder / "data" / f"{name}.csv") as temporary,
+            open(temporary, "w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=reader.fieldnames or [])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that computes: what a reader needs to rebuild the environment of a run."""
+    names = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "opencv-python",
+        "pycocotools",
+        "fvcore",
+        "iopath",
+        "Pillow",
+        "matplotlib",
+    )
+    found = {"lesionseg": lesionseg.__version__, "python": platform.python_version(), "detectron2": origin()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed under this name"
+    found["platform"] = platform.platform()
+    found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return found
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        Path(temporary).write_text(text)

@@ -1,0 +1,55 @@
+"""Fixtures: real images where they are at hand, and small drawn ones that train in seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import lesionseg  # noqa: F401 - makes `import detectron2` work in every test
+from lesionseg.prepare import prepare
+from lesionseg.prepared import PrepareOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real dermoscopy images; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("LESIONSEG_DATA", ROOT.parent / "shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder} (set LESIONSEG_DATA)")
+    return folder
+
+
+def draw_lesions(folder: Path, count: int, size: int = 64, seed: int = 0) -> Path:
+    """Write `count` pairs of a brown ellipse on noisy skin: <folder>/images and <folder>/masks."""
+    rng = np.random.default_rng(seed)
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        mask = np.zeros((size, size), np.uint8)
+        centre = rng.integers(size * 3 // 8, size * 5 // 8, 2).tolist()
+        axes = rng.integers(size // 6, size // 3, 2).tolist()
+        cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
+        image = np.where(mask[..., None] > 0, (50, 70, 110), (160, 180, 220)) + rng.normal(
+            0, 8, (size, size, 3)
+        )
+        name = f"ISIC_{9_900_000 + index}"
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), np.clip(image, 0, 255).astype(np.uint8))
+        cv2.imwrite(str(folder / "masks" / f"{name}_segmentation.png"), mask)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lesion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of prepared data sets that holds `tiny`: 32 training and 8 validation images of 64 px."""
+    base = tmp_path_factory.mktemp("lesions")
+    drawn = draw_lesions(base / "drawn", 40)
+    prepare(
+        PrepareOptions(images=drawn / "images", masks=drawn / "masks", out=base / "datasets/tiny", workers=1)
+    )
+    return base / "datasets"

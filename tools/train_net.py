@@ -1,0 +1,38 @@
+#!/usr/bin/env python
+"""Train Mask R-CNN on prepared lesion data, or evaluate a trained one.
+
+python tools/train_net.py --config-file configs/isic_mrcnn.yaml --num-gpus 2
+python tools/train_net.py --config-file output/isic_mrcnn/config.yaml --eval-only
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from lesionseg.config import argument_parser, setup_cfg
+from lesionseg.errors import run_tool
+from lesionseg.launching import setup_process, start
+from lesionseg.stages import check_output, complete_cfg, evaluate_run, train_stages
+
+
+def work(args: argparse.Namespace) -> None:
+    """What each process does."""
+    cfg = complete_cfg(setup_cfg(args.config_file, args.opts))
+    setup_process(cfg, args)
+    if args.eval_only:
+        weights = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.WEIGHTS", "")
+        evaluate_run(cfg, weights)
+    else:
+        train_stages(cfg, args.resume)
+
+
+def main() -> None:
+    args = argument_parser(__doc__ or "").parse_args()
+    cfg = setup_cfg(args.config_file, args.opts)
+    if not args.eval_only:
+        check_output(cfg.OUTPUT_DIR, args.resume)
+    start(work, args, cfg)
+
+
+if __name__ == "__main__":
+    run_tool(main)
