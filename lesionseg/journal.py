@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -43,15 +44,23 @@ def sample_state(sample: Sample) -> str:
 
 
 class Journal:
-    """A file of one line a converted sample: its state, and its Record.
+    """A folder in the making, with a file of one line a converted sample: its state, and its Record.
 
-    A journal of the same ``key`` (the options that results depend on) is continued, one of another key started anew.
+    A folder of the same ``key`` (the options that results depend on) is continued: its journal, images/ and masks/ are
+    kept. Any other is emptied.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str) -> None:
+        path = folder / "journal"
         self._offsets: dict[str, int] = {}  # where the line of a state is
         self._states: dict[str, str] = {}  # state by sample id
-        if not self._continue(path, key):
+        if self._continue(path, key):
+            for file in folder.iterdir():
+                if file.is_file() and file != path:
+                    file.unlink()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
             path.write_text(json.dumps(key) + "\n")
         self._file = path.open("r+b")
         self._file.seek(0, os.SEEK_END)

@@ -25,12 +25,12 @@ from lesionseg.prepared import (
     PrepareOptions,
     categories_of,
     category_of,
-    summarise,
-    write_part,
+    write_split,
     write_split_csv,
 )
 from lesionseg.sources import Listing, Sample, find_samples
-from lesionseg.split import SPLITS, clusters_of, leaks, parse_split, split_samples
+from lesionseg.split import clusters_of, leaks, parse_split, split_into_folds, split_samples
+from lesionseg.summary import summarise
 from lesionseg.validate import Problem, check_listing, write_problems
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,10 @@ def _check_options(options: PrepareOptions) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", options.dataset_name):
         raise LesionsegError(
             f"--name {options.dataset_name}: expected letters, digits, '_', '-' and '.', as it becomes the name in configs."
+        )
+    if options.folds and (options.folds < 2 or options.split):
+        raise LesionsegError(
+            "--folds: expected 2 or more, without --split: each fold is val once, and train otherwise."
         )
     if options.classes != "lesion" and not options.labels:
         raise LesionsegError(
@@ -138,40 +142,41 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     if (existing := _existing(options, key)) is not None:
         logger.info("%s is up to date", options.out)
         return existing
-    found, unused_labels = apply_labels(listing.samples, read_labels(options.labels))
-    if options.labels and unused_labels and not any(sample.diagnosis or sample.group for sample in found):
-        raise LesionsegError(
-            f"--labels {options.labels[0]}: expected rows for images such as {found[0].id}, found none in {unused_labels} rows. Check the file."
-        )
+    found, unused_labels = _labelled(listing, options)
     problems = check_listing(listing) + _label_problems(found, options)
     broken = {problem.sample_id for problem in problems}
     pairs = [sample for sample in found if sample.mask is not None and sample.id not in broken]
     building = options.out.parent / f".{options.out.name}.partial"
-    building.mkdir(parents=True, exist_ok=True)
     convert = ConvertOptions(
         options.instances, options.min_area, options.max_size, building if options.max_size else None
     )
-    with closing(Journal(building / "journal", f"{__version__} {convert}")) as journal:
+    with closing(Journal(building, f"{__version__} {convert}")) as journal:
         records = {
             record.sample_id: record for record in convert_all(pairs, convert, journal, options.workers)
         }
         problems += [problem for record in records.values() for problem in record.problems]
         _stop_or_report(options, problems)
         samples = [sample for sample in pairs if records[sample.id].usable]
-        if not samples:
-            raise LesionsegError(
-                f"--images {options.images}: expected usable pairs, found none; all have errors (above)."
-            )
         prepared = _group_and_split(listing.layout, samples, records, shares, options)
         problems += _leak_problems(prepared)
-        for part in SPLITS:
-            if prepared.of(part):
-                write_part(building, part, prepared, journal, options)
+        for name, members in prepared.splits().items():
+            write_split(building, name, members, prepared, journal, options)
     write_split_csv(building / "split.csv", prepared, options)
     write_problems(building / "problems.csv", problems)
     summary = summarise(prepared, options, problems, unused_labels)
     _finish(building, prepared, options, summary, key)
     return summary
+
+
+def _labelled(listing: Listing, options: PrepareOptions) -> tuple[list[Sample], int]:
+    """Samples with their labels, and how many labels have no image; LesionsegError when none has."""
+    labels = read_labels(options.labels)
+    samples, unused = apply_labels(listing.samples, labels)
+    if labels and unused == len(labels):
+        raise LesionsegError(
+            f"--labels {options.labels[0]}: expected rows for images such as {samples[0].id}, found none in {unused} rows. Check the file."
+        )
+    return samples, unused
 
 
 def _group_and_split(
@@ -181,9 +186,16 @@ def _group_and_split(
     shares: Mapping[str, float] | None,
     options: PrepareOptions,
 ) -> Prepared:
+    if not samples:
+        raise LesionsegError(
+            f"--images {options.images}: expected usable pairs, found none; all have errors (above)."
+        )
     prints = [print_ for sample in samples if (print_ := records[sample.id].fingerprint) is not None]
     duplicates = duplicate_groups([sample.id for sample in samples], exact_pairs(prints) + near_pairs(prints))
-    parts = split_samples(samples, duplicates, shares, options.seed)
+    if options.folds:
+        parts = split_into_folds(samples, duplicates, options.folds, options.seed)
+    else:
+        parts = split_samples(samples, duplicates, shares, options.seed)
     return Prepared(layout, samples, records, duplicates, parts, categories_of(samples, options.classes))
 
 
@@ -224,6 +236,7 @@ def _finish(
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="ascii")
     if options.out.exists():
         replaced = building.with_name(f".{options.out.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
         options.out.replace(replaced)
         building.replace(options.out)
         shutil.rmtree(replaced)

@@ -1,17 +1,14 @@
-"""What a prepared data set consists of: COCO jsons, split.csv and summary.json (``datasets/README.md`` describes them)."""
+"""What a prepared data set consists of: COCO jsons and split.csv (``datasets/README.md`` describes them)."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lesionseg import __version__
 from lesionseg.convert import Record
@@ -20,7 +17,6 @@ from lesionseg.journal import Journal
 from lesionseg.labels import DIAGNOSES
 from lesionseg.sources import Sample
 from lesionseg.split import SPLITS
-from lesionseg.validate import Problem
 
 LICENSES = {
     "isic2016": ("CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/"),
@@ -47,6 +43,7 @@ class PrepareOptions:
     layout: str = "auto"
     split: str | None = None
     seed: int = 42
+    folds: int | None = None
     name: str | None = None
     classes: str = "lesion"
     instances: str = "lesion"
@@ -69,11 +66,22 @@ class Prepared:
     samples: list[Sample]  # usable ones, sorted by id
     records: Mapping[str, Record]  # by sample id
     duplicates: Mapping[str, str]  # id to name of its duplicate group
-    parts: Mapping[str, str]  # id to train, val or test
+    parts: Mapping[str, str]  # id to train, val or test; with folds, to the fold it is val of, or test
     categories: list[str]
 
-    def of(self, part: str) -> list[Sample]:
-        return [sample for sample in self.samples if self.parts[sample.id] == part]
+    def splits(self) -> dict[str, list[Sample]]:
+        """Samples of each json. A fold becomes two: fold0_train, of all other folds, and fold0_val."""
+
+        def of(*parts: str) -> list[Sample]:
+            return [sample for sample in self.samples if self.parts[sample.id] in parts]
+
+        found = set(self.parts.values())
+        folds = sorted((part for part in found if part.startswith("fold")), key=lambda part: int(part[4:]))
+        splits = {}
+        for fold in folds:
+            splits[f"{fold}_train"] = of(*(other for other in folds if other != fold))
+            splits[f"{fold}_val"] = of(fold)
+        return splits | {part: of(part) for part in SPLITS if part in found}
 
 
 def category_of(sample: Sample, classes: str) -> str | None:
@@ -109,19 +117,19 @@ def _relative(path: Path, folder: Path) -> str:
         return path.resolve().as_posix()
 
 
-def _header(part: str, prepared: Prepared, options: PrepareOptions) -> dict[str, Any]:
-    name, url = LICENSES[prepared.layout]
+def _header(split: str, prepared: Prepared, options: PrepareOptions) -> dict[str, Any]:
+    license_name, license_url = LICENSES[prepared.layout]
     return {
         "info": {
-            "description": f"{options.dataset_name} {part}: dermoscopy images with lesion masks",
+            "description": f"{options.dataset_name} {split}: dermoscopy images with lesion masks",
             "version": __version__,
             "name": options.dataset_name,
-            "split": part,
+            "split": split,
             "seed": options.seed,
             "source_layout": prepared.layout,
             "image_root": "images" if options.max_size else _relative(options.images, options.out),
         },
-        "licenses": [{"id": 1, "name": name, "url": url}],
+        "licenses": [{"id": 1, "name": license_name, "url": license_url}],
         "categories": [
             {"id": index, "name": name, "supercategory": "lesion"}
             for index, name in enumerate(prepared.categories, start=1)
@@ -129,12 +137,16 @@ def _header(part: str, prepared: Prepared, options: PrepareOptions) -> dict[str,
     }
 
 
-def write_part(
-    folder: Path, part: str, prepared: Prepared, journal: Journal, options: PrepareOptions
+def write_split(
+    folder: Path,
+    name: str,
+    samples: list[Sample],
+    prepared: Prepared,
+    journal: Journal,
+    options: PrepareOptions,
 ) -> None:
-    """Write ``<part>.json``, streaming annotations from the journal."""
+    """Write ``<name>.json``, streaming annotations from the journal."""
     numbers = {sample.id: number for number, sample in enumerate(prepared.samples, start=1)}
-    samples = prepared.of(part)
 
     def images() -> Iterator[dict[str, Any]]:
         for sample in samples:
@@ -165,7 +177,7 @@ def write_part(
                     "diagnosis": sample.diagnosis,
                 }
 
-    _write_coco(folder / f"{part}.json", _header(part, prepared, options), images(), annotations())
+    _write_coco(folder / f"{name}.json", _header(name, prepared, options), images(), annotations())
 
 
 def _write_coco(
@@ -222,86 +234,3 @@ def write_split_csv(path: Path, prepared: Prepared, options: PrepareOptions) -> 
                     prepared.duplicates.get(sample.id, ""),
                 ]
             )
-
-
-def _quartiles(values: Iterable[float]) -> dict[str, float]:
-    """min, quartiles and max, rounded to 6 digits behind the point."""
-    points = np.percentile(list(values), [0, 25, 50, 75, 100])
-    return {
-        name: round(float(point), 6)
-        for name, point in zip(("min", "q1", "median", "q3", "max"), points, strict=True)
-    }
-
-
-def summarise(
-    prepared: Prepared, options: PrepareOptions, problems: list[Problem], unused_labels: int
-) -> dict[str, Any]:
-    """The content of summary.json: counts, sizes, lesion area share, components, duplicates, class balance."""
-    records = [prepared.records[sample.id] for sample in prepared.samples]
-    splits = {}
-    for part in SPLITS:
-        if samples := prepared.of(part):
-            splits[part] = {
-                "images": len(samples),
-                "instances": sum(prepared.records[sample.id].instances for sample in samples),
-                "groups": len({sample.group for sample in samples} - {None}),
-                "classes": dict(
-                    sorted(Counter(category_of(sample, options.classes) for sample in samples).items())
-                ),
-                "diagnoses": dict(
-                    sorted(Counter(sample.diagnosis or "unknown" for sample in samples).items())
-                ),
-            }
-    hashes = Counter(record.fingerprint.sha256 for record in records if record.fingerprint)
-    return {
-        "name": options.dataset_name,
-        "version": __version__,
-        "source_layout": prepared.layout,
-        "license": LICENSES[prepared.layout][0],
-        "seed": options.seed,
-        "instances": options.instances,
-        "min_area": options.min_area,
-        "max_size": options.max_size,
-        "classes": prepared.categories,
-        "splits": splits,
-        "width_px": _quartiles(record.width for record in records),
-        "height_px": _quartiles(record.height for record in records),
-        "lesion_area_share": _quartiles(record.area_share for record in records),
-        "components": {
-            "one": sum(record.components == 1 for record in records),
-            "several": sum(record.components > 1 for record in records),
-            "most": max(record.components for record in records),
-        },
-        "touching_border": sum(record.touches_border for record in records),
-        "duplicates": {
-            "groups": len(set(prepared.duplicates.values())),
-            "images": len(prepared.duplicates),
-            "images_with_identical_file": sum(count for count in hashes.values() if count > 1),
-        },
-        "problems": dict(sorted(Counter(f"{problem.level}: {problem.kind}" for problem in problems).items())),
-        "skipped_images": len({problem.sample_id for problem in problems if problem.level == "error"} - {""}),
-        "labels_without_image": unused_labels,
-    }
-
-
-def describe(summary: Mapping[str, Any], options: PrepareOptions) -> list[str]:
-    """The lines that tell a user what was made of the data, and what to type next."""
-    lines = []
-    for part, counts in summary["splits"].items():
-        classes = ", ".join(f"{count} {name}" for name, count in counts["classes"].items())
-        lines.append(
-            f"{summary['name']}_{part}: {counts['images']} images, {counts['instances']} instances ({classes})"
-        )
-    duplicates = summary["duplicates"]
-    lines.append(f"duplicates: {duplicates['images']} images in {duplicates['groups']} groups")
-    lines += [f"{kind}: {count}" for kind, count in summary["problems"].items()]
-    if options.labels:
-        lines.append(f"labels without an image: {summary['labels_without_image']}")
-    train, *others = (f"{summary['name']}_{part}" for part in summary["splits"])
-    config = "isic_mrcnn_diagnosis.yaml" if len(summary["classes"]) > 1 else "isic_mrcnn.yaml"
-    return [
-        *lines,
-        f"written to {options.out}" + (", with problems.csv" if summary["problems"] else ""),
-        f"next: python tools/train_net.py --config-file configs/{config} \\",
-        f"""    DATASETS.TRAIN '("{train}",)' DATASETS.TEST '("{others[0]}",)'""",
-    ]

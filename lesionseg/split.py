@@ -118,6 +118,18 @@ def split_samples(
     return official
 
 
+def split_into_folds(
+    samples: Sequence[Sample], duplicates: Mapping[str, str], folds: int, seed: int
+) -> dict[str, str]:
+    """Sample id to fold0, fold1, ... of equal size; an official test folder stays test, train and val are pooled."""
+    test = {sample.id: "test" for sample in samples if sample.split == "test"}
+    if len(test) == len(samples):
+        test = {}  # one folder alone is no split
+    rest = [sample for sample in samples if sample.id not in test]
+    shares = {f"fold{number}": 1 / folds for number in range(folds)}
+    return test | assign(clusters_of(rest, duplicates), shares, seed)
+
+
 def leaks(parts: Mapping[str, str], clusters: Sequence[Sequence[Sample]]) -> list[list[str]]:
     """Ids of clusters that are on more than one side; only official folders can bring that about."""
     ids = [[sample.id for sample in cluster] for cluster in clusters]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lesionseg.errors import run_tool
 from lesionseg.prepare import prepare
-from lesionseg.prepared import PrepareOptions, describe
+from lesionseg.prepared import PrepareOptions
 from lesionseg.sources import LAYOUTS
+from lesionseg.summary import describe
 
 
 def positive(text: str) -> int:
@@ -47,6 +48,7 @@ def parse() -> PrepareOptions:
         "--split",
         help="train/val or train/val/test shares (default 0.8/0.2); official folders are kept as given",
     )
+    add("--folds", type=positive, metavar="K", help="K folds for cross-validation instead of --split")
     add("--seed", type=int, default=42, help="of the split (default %(default)s)")
     add("--name", help="name in configs, <name>_train and so on (default: last part of --out)")
     add("--classes", choices=("lesion", "diagnosis", "benign-malignant"), default="lesion", help="categories")
