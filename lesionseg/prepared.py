@@ -47,7 +47,7 @@ class PrepareOptions:
     name: str | None = None
     classes: str = "lesion"
     instances: str = "lesion"
-    min_area: int = 1
+    min_area: int = 100
     max_size: int | None = None
     on_error: str = "stop"
     overwrite: bool = False

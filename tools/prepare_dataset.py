@@ -12,6 +12,9 @@ from lesionseg.prepared import PrepareOptions
 from lesionseg.sources import LAYOUTS
 from lesionseg.summary import describe
 
+CLASSES = ("lesion", "diagnosis", "benign-malignant")
+INSTANCES = ("lesion", "components")
+
 
 def positive(text: str) -> int:
     number = int(text)
@@ -24,46 +27,27 @@ def parse() -> PrepareOptions:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--images", type=Path, required=True, help="folder of images, searched with its subfolders")
-    add(
-        "--masks",
-        type=Path,
-        help="folder of masks, searched with its subfolders (default: the same as --images)",
-    )
+    add("--masks", type=Path, help="folder of masks, searched likewise (default: that of --images)")
     add("--out", type=Path, required=True, help="folder to make, such as datasets/isic2018")
-    add(
-        "--labels",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="CSV",
-        help="label files: diagnosis, lesion or patient",
-    )
+    add("--labels", type=Path, nargs="+", default=(), metavar="CSV", help="diagnosis, lesion or patient")
     add(
         "--layout",
         choices=("auto", *LAYOUTS),
         default="auto",
         help="how files are named (default: found out)",
     )
-    add(
-        "--split",
-        help="train/val or train/val/test shares (default 0.8/0.2); official folders are kept as given",
-    )
+    add("--split", help="shares, such as 0.7/0.1/0.2 (default 0.8/0.2); official folders are kept as given")
     add("--folds", type=positive, metavar="K", help="K folds for cross-validation instead of --split")
     add("--seed", type=int, default=42, help="of the split (default %(default)s)")
     add("--name", help="name in configs, <name>_train and so on (default: last part of --out)")
-    add("--classes", choices=("lesion", "diagnosis", "benign-malignant"), default="lesion", help="categories")
-    add(
-        "--instances",
-        choices=("lesion", "components"),
-        default="lesion",
-        help="a mask is one instance, or several",
-    )
+    add("--classes", choices=CLASSES, default="lesion", help="categories (default %(default)s)")
+    add("--instances", choices=INSTANCES, default="lesion", help="of a mask: one, or one a component")
     add(
         "--min-area",
         type=positive,
-        default=1,
+        default=100,
         metavar="PX",
-        help="smallest component, with --instances components",
+        help="smallest component (default %(default)s)",
     )
     add("--max-size", type=positive, metavar="PX", help="store copies reduced to this long side")
     add("--on-error", choices=("stop", "skip"), default="stop", help="what to do about files with errors")
