@@ -69,7 +69,7 @@ def hair(grey: np.ndarray) -> np.ndarray:
     thin[:_FRAME], thin[-_FRAME:], thin[:, :_FRAME], thin[:, -_FRAME:] = 0, 0, 0, 0
     straight = np.zeros_like(thin)
     for angle in range(0, 180, 15):
-        straight |= cv2.morphologyEx(thin, cv2.MORPH_OPEN, _line(_HAIR_RUN, angle))
+        straight = np.maximum(straight, cv2.morphologyEx(thin, cv2.MORPH_OPEN, _line(_HAIR_RUN, angle)))
     return straight.astype(bool)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -24,40 +25,53 @@ class Interval(NamedTuple):
     groups: int
 
 
-def group_indices(groups: Sequence[str | None], n: int) -> np.ndarray:
-    """Number of the group that each image belongs to, int (n,); an image without one ("" or None) is its own group."""
+def group_indices(groups: Sequence[str | None]) -> np.ndarray:
+    """Number of the group that each image belongs to, int64 (n,); an image without one ("" or None) is its own group."""
     names: dict[object, int] = {}
     return np.array(
-        [names.setdefault(group or index, len(names)) for index, group in zip(range(n), groups)], dtype=int
+        [names.setdefault(group or index, len(names)) for index, group in enumerate(groups)], dtype=np.int64
     )
 
 
-def _weights(members: np.ndarray, resamples: int, seed: int) -> Callable[[int], np.ndarray]:
-    """A function that draws so many resamples of the groups: how often each image is in them, int (count, n)."""
-    count = int(members.max()) + 1
+@lru_cache(maxsize=4)  # all metrics of a data set are resampled alike
+def _drawn(members: bytes, resamples: int, seed: int) -> np.ndarray:
+    """How often each image is in each resample of the groups, uint8 (resamples, n); `members` are int64 group numbers."""
+    member = np.frombuffer(members, dtype=np.int64)
+    count = int(member.max()) + 1
     generator = np.random.default_rng(seed)
+    weights = np.empty((resamples, len(member)), dtype=np.uint8)
+    for rows in _slices(resamples, count):
+        draws = generator.integers(count, size=(rows.stop - rows.start, count))
+        draws += np.arange(len(draws))[:, None] * count
+        times = np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
+        weights[rows] = times[:, member]
+    return weights
 
-    def draw(size: int) -> np.ndarray:
-        return generator.multinomial(count, np.full(count, 1 / count), size=size)[:, members]
 
-    return draw
+def _slices(rows: int, columns: int) -> list[slice]:
+    """Parts of a table of so many rows and columns, of at most _CELLS_AT_ONCE cells each."""
+    step = max(1, _CELLS_AT_ONCE // columns)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ values / weights.sum(axis=1)
+    return weights.astype(float) @ values / weights.sum(axis=1)
 
 
 def _weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Median of each resample, the mean of the two middle values where their number is even."""
     order = np.argsort(values)
-    cumulated = np.cumsum(weights[:, order], axis=1)
+    cumulated = np.cumsum(weights[:, order], axis=1, dtype=np.int32)
     total = cumulated[:, -1:]
     lower = (cumulated <= (total - 1) // 2).sum(axis=1)
     upper = (cumulated <= total // 2).sum(axis=1)
     return (values[order][lower] + values[order][upper]) / 2
 
 
-_STATISTICS = {"mean": (np.mean, _weighted_means), "median": (np.median, _weighted_medians)}
+_STATISTICS: dict[str, tuple[Callable[..., Any], Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
+    "mean": (np.mean, _weighted_means),
+    "median": (np.median, _weighted_medians),
+}
 
 
 def bootstrap(
@@ -84,26 +98,39 @@ def bootstrap(
     Raises:
         ValueError: `values` and `groups` differ in length.
     """
-    values = np.asarray(values, dtype=float)
-    if groups is not None and len(groups) != len(values):
-        raise ValueError(f"{len(values)} values, but {len(groups)} groups")
-    known = ~np.isnan(values)
-    names = [None] * len(values) if groups is None else list(groups)
-    values, names = values[known], [name for name, keep in zip(names, known) if keep]
+    given = np.asarray(values, dtype=float)
+    if groups is not None and len(groups) != len(given):
+        raise ValueError(f"{len(given)} values, but {len(groups)} groups")
+    known = ~np.isnan(given)
+    names = [None] * len(given) if groups is None else list(groups)
+    values, names = given[known], [name for name, keep in zip(names, known, strict=True) if keep]
     if not len(values):
         return Interval(np.nan, np.nan, np.nan, 0, 0)
-    members = group_indices(names, len(values))
+    members = group_indices(names)
     plain, resampled = _STATISTICS[statistic]
     count = int(members.max()) + 1
     if count < 2:
         return Interval(float(plain(values)), np.nan, np.nan, len(values), count)
-    draw = _weights(members, resamples, seed)
-    step = max(1, _CELLS_AT_ONCE // len(values))
-    sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
-    drawn = np.concatenate([resampled(values, draw(size)) for size in sizes])
+    weights = _drawn(members.tobytes(), resamples, seed)
+    drawn = np.concatenate([resampled(values, weights[rows]) for rows in _slices(resamples, len(values))])
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return Interval(float(plain(values)), float(low), float(high), len(values), count)
+
+
+def rate(flags: Sequence[bool] | np.ndarray, groups: Sequence[str | None] | None = None) -> Interval:
+    """Share of images of which something is true, with the interval of `bootstrap`.
+
+    Where it is true of all images or of none, every resample is alike and the bootstrap claims certainty; the interval is
+    then Clopper and Pearson's (Biometrika 26, 1934) for as many trials as there are groups.
+    """
+    interval = bootstrap(np.asarray(flags, dtype=float), groups)
+    if interval.groups < 2 or interval.low < interval.high:
+        return interval
+    exact = stats.binomtest(round(interval.value * interval.groups), interval.groups).proportion_ci(
+        CONFIDENCE, "exact"
+    )
+    return interval._replace(low=float(exact.low), high=float(exact.high))
 
 
 def wilcoxon_p(
@@ -119,7 +146,7 @@ def wilcoxon_p(
         groups: (n,) names, as in `bootstrap`.
     """
     differences = np.asarray(differences, dtype=float)
-    members = group_indices(groups or [None] * len(differences), len(differences))
+    members = group_indices(groups or [None] * len(differences))
     means = np.bincount(members, differences) / np.bincount(members)
     if not np.any(means):
         return 1.0

@@ -1,4 +1,5 @@
 """Overlap metrics of one image, as the ISIC challenges define them: confusion counts once, then pure functions.
+Beside them: errors of area and place, count of regions. Distances between outlines are in boundary.py.
 
 Edge cases follow the official scorer (PyPI `isic-challenge-scoring`): where a metric's denominator is zero there
 was nothing to get wrong, and the metric is 1.
@@ -6,8 +7,10 @@ was nothing to get wrong, and the metric is 1.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 JACCARD_THRESHOLD = 0.65  # ISIC 2018 Task 1 evaluation: a Jaccard below it counts as a failure
@@ -93,3 +96,45 @@ ISIC_METRICS = {
 def isic_scores(c: Confusion) -> dict[str, float]:
     """All ISIC 2018 Task 1 metrics of one image, by the official scorer's names."""
     return {name: metric(c) for name, metric in ISIC_METRICS.items()}
+
+
+def centre(mask: np.ndarray) -> tuple[float, float]:
+    """Centre of mass of a mask as (row, column) in px; NaN for an empty one.
+
+    Args:
+        mask: bool (H, W).
+    """
+    area = np.count_nonzero(mask)
+    if not area:
+        return math.nan, math.nan
+    rows, columns = mask.sum(axis=1), mask.sum(axis=0)
+    return float(rows @ np.arange(len(rows)) / area), float(columns @ np.arange(len(columns)) / area)
+
+
+def location_errors(reference: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """How far area and place of a predicted mask are off.
+
+    Args:
+        reference, predicted: bool (H, W), the same shape.
+
+    Returns:
+        - area_error_pct: (predicted - reference area) / reference area, in %; NaN where the reference is empty;
+        - centre_error_px and centre_error_pct: distance of the centres of mass in px and in % of the image diagonal; where
+          exactly one mask is empty, the whole diagonal, as for the boundary distances; 0 where both are.
+    """
+    area, predicted_area = np.count_nonzero(reference), np.count_nonzero(predicted)
+    diagonal = math.hypot(*reference.shape)
+    if area and predicted_area:
+        error = math.dist(centre(reference), centre(predicted))
+    else:
+        error = diagonal if area != predicted_area else 0.0
+    return {
+        "area_error_pct": 100 * (predicted_area - area) / area if area else math.nan,
+        "centre_error_px": error,
+        "centre_error_pct": 100 * error / diagonal,
+    }
+
+
+def component_count(mask: np.ndarray) -> int:
+    """Number of 8-connected regions of a bool (H, W) mask."""
+    return cv2.connectedComponents(np.ascontiguousarray(mask, dtype=np.uint8), connectivity=8)[0] - 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lesionseg.intervals import bootstrap, group_indices, holm, wilcoxon_p
+from lesionseg.intervals import bootstrap, group_indices, holm, rate, wilcoxon_p
 
 
 def test_interval_of_the_mean_agrees_with_scipy() -> None:
@@ -89,7 +89,7 @@ def test_lengths_must_agree() -> None:
 
 
 def test_images_without_group_stand_alone() -> None:
-    assert group_indices(["a", None, "", "a", None], 5).tolist() == [0, 1, 2, 0, 3]
+    assert group_indices(["a", None, "", "a", None]).tolist() == [0, 1, 2, 0, 3]
 
 
 def test_wilcoxon_by_hand() -> None:
@@ -110,3 +110,17 @@ def test_wilcoxon_without_any_difference() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_rate_of_nothing_is_not_certain() -> None:
+    """No failure in 40 lesions: Clopper and Pearson's upper bound is 1 - 0.025^(1/40), whatever the number of pictures."""
+    groups = [str(lesion) for lesion in range(40) for _ in range(3)]
+    interval = rate([False] * 120, groups)
+    assert (interval.value, interval.low) == (0.0, 0.0)
+    assert interval.high == pytest.approx(1 - 0.025 ** (1 / 40))
+    assert rate([True] * 40).low == pytest.approx(0.025 ** (1 / 40))
+
+
+def test_rate_is_the_bootstrap_otherwise() -> None:
+    flags = [True] * 7 + [False] * 13
+    assert rate(flags) == bootstrap([float(flag) for flag in flags])
