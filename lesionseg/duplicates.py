@@ -22,6 +22,7 @@ from PIL import Image
 MAX_HASH_DISTANCE = 10  # bits of 64
 MIN_CORRELATION = 0.975  # of thumbnails
 THUMBNAIL_SIDE = 32  # px
+_HASHED_SIDE = 64  # px
 _ROWS_AT_ONCE, _PAIRS_AT_ONCE = 512, 4096  # bound memory, however many pictures there are
 
 
@@ -35,10 +36,14 @@ class Fingerprint:
 
 
 def fingerprint(path: str | os.PathLike[str], grey: np.ndarray) -> Fingerprint:
-    """Fingerprint of a file and its picture, uint8 (H, W) grey, at least 64 px a side where the file has them."""
+    """Fingerprint of a file and its picture, uint8 (H, W) grey, reduced or not.
+
+    The hash is ``imagehash.phash`` of the picture averaged down to 64 x 64 px, so that it hardly depends on the size.
+    """
     sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    small = cv2.resize(grey, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
-    return Fingerprint(sha256, str(imagehash.phash(Image.fromarray(grey))), small.tobytes())
+    small = cv2.resize(grey, (_HASHED_SIDE, _HASHED_SIDE), interpolation=cv2.INTER_AREA)
+    thumbnail = cv2.resize(small, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+    return Fingerprint(sha256, str(imagehash.phash(Image.fromarray(small))), thumbnail.tobytes())
 
 
 class Clusters:

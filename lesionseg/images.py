@@ -109,16 +109,20 @@ def _to_8_bit(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
+def _info(image: Image.Image) -> ImageInfo:
+    orientation = _orientation(image)
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    transparent = _has_alpha(image) and bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
+    return ImageInfo(height, width, image.mode, orientation, transparent)
+
+
 def image_info(path: str | os.PathLike[str]) -> ImageInfo:
     """Read a file's header. Pixels are decoded only for PNG files, whose EXIF block may follow them, and for transparency.
 
     Raises ImageError when the file is no readable image.
     """
     with _open(path) as image:
-        orientation = _orientation(image)
-        width, height = image.size if orientation < 5 else image.size[::-1]
-        transparent = _has_alpha(image) and bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
-        return ImageInfo(height, width, image.mode, orientation, transparent)
+        return _info(image)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -144,16 +148,22 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     return np.ascontiguousarray(rgb[:, :, ::-1])
 
 
-def read_grey(path: str | os.PathLike[str], least_side: int) -> np.ndarray:
-    """Read a photograph as uint8 (H, W) grey, upright, as small as the decoder can make it cheaply.
+def read_reduced(path: str | os.PathLike[str], least_side: int) -> tuple[ImageInfo, np.ndarray]:
+    """What ``image_info`` tells, and the photograph as uint8 (H, W) grey, upright, as small as can be had cheaply.
 
     Both sides stay at least ``least_side`` px where the file has them. JPEG files are decoded at 1/2, 1/4 or 1/8 scale
     (libjpeg's draft mode); other formats at full size. The whole file is read, so a truncated one raises ImageError.
     """
     with _open(path) as image:
+        info = _info(image)
         image.draft("L", (least_side, least_side))
         image.load()
-        return np.asarray(_to_8_bit(_upright(image), path).convert("L"))
+        return info, np.asarray(_to_8_bit(_upright(image), path).convert("L"))
+
+
+def read_grey(path: str | os.PathLike[str], least_side: int) -> np.ndarray:
+    """The picture of ``read_reduced``."""
+    return read_reduced(path, least_side)[1]
 
 
 def read_mask_values(path: str | os.PathLike[str]) -> np.ndarray:
@@ -167,7 +177,7 @@ def read_mask_values(path: str | os.PathLike[str]) -> np.ndarray:
         upright = _to_8_bit(_upright(image), path)
         if upright.mode not in {"L", "1"}:
             upright = upright.convert("RGB")
-        return np.asarray(upright.convert("L"))
+        return np.asarray(upright if upright.mode == "L" else upright.convert("L"))
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:

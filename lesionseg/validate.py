@@ -152,13 +152,14 @@ def check_pair(image: Path, info: ImageInfo, mask: Path, values: np.ndarray) -> 
             remedy = "Rotate the mask, or remove the EXIF orientation from the image if the mask was drawn without it"
         return [Problem("error", "sizes differ", name, expected, f"{width}x{height} px", remedy)]
     lesion = values > MASK_THRESHOLD
-    if not lesion.any():
+    lesion_px = cv2.countNonZero(lesion.view(np.uint8))
+    if lesion_px == 0:
         found = f"none (largest value {values.max()})"
         remedy = "Draw the lesion, or leave the pair out"
         if 0 < values.max() <= MASK_THRESHOLD and len(np.unique(values)) == 2:
             remedy = f"Store the mask with 0 and 255 instead of {values.min()} and {values.max()}"
         return [Problem("error", "empty mask", name, f"pixels above {MASK_THRESHOLD} of 255", found, remedy)]
-    if lesion.all():
+    if lesion_px == lesion.size:
         remedy = "Look at it; it is used as it is"
         return [
             Problem("warning", "full-frame mask", name, "some skin around the lesion", "only lesion", remedy)
@@ -167,7 +168,7 @@ def check_pair(image: Path, info: ImageInfo, mask: Path, values: np.ndarray) -> 
 
 
 def _check_grey_values(name: str, values: np.ndarray, lesion: np.ndarray) -> list[Problem]:
-    between = (values > _DARK) & (values < _BRIGHT)
+    between = cv2.inRange(values, _DARK + 1, _BRIGHT - 1) > 0
     if not between.any():
         return []
     radius = max(2, round(0.005 * max(values.shape)))

@@ -66,6 +66,19 @@ def test_instances_one_or_one_a_component() -> None:
     assert len(instances_of(mask, "components", min_area=1)[0]) == 3
 
 
+def test_components_are_counted_alike_in_both_ways() -> None:
+    ring = disc(60, 60, 25) & ~disc(60, 60, 15)
+    for mask, count in (
+        (ring, 1),
+        (ring | disc(60, 60, 5), 2),
+        (np.eye(9, dtype=bool), 1),
+        (np.zeros((9, 9), bool), 0),
+    ):
+        assert instances_of(mask, "lesion", 1)[1] == instances_of(mask, "components", 1)[1] == count
+    noise = np.random.default_rng(0).random((50, 70)) < 0.3
+    assert instances_of(noise, "lesion", 1)[1] == instances_of(noise, "components", 1)[1] > 20
+
+
 @pytest.mark.parametrize(
     ("size", "limit", "expected"),
     [((600, 800), 400, (300, 400)), ((800, 600), 400, (400, 300)), ((300, 400), 400, (300, 400)),

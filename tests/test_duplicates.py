@@ -14,7 +14,7 @@ from lesionseg.duplicates import (
     fingerprint,
     near_pairs,
 )
-from lesionseg.images import read_grey, read_image, write_image
+from lesionseg.images import read_image, read_reduced, write_image
 
 
 def picture(seed: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def picture(seed: int) -> np.ndarray:
 
 
 def print_of(path: Path) -> Fingerprint:
-    return fingerprint(path, read_grey(path, 128))
+    return fingerprint(path, read_reduced(path, 128)[1])
 
 
 def test_sha256_is_that_of_the_file(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from lesionseg.images import (
     atomic_write,
     image_info,
     image_size,
-    read_grey,
     read_image,
     read_mask,
     read_mask_values,
+    read_reduced,
     write_image,
 )
 
@@ -126,7 +126,7 @@ def test_truncated_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name in ("cut.jpg", "cut.png", "text.png", "empty.jpg", "absent.jpg"):
-        for read in (read_image, read_mask, lambda path: read_grey(path, 8)):
+        for read in (read_image, read_mask, lambda path: read_reduced(path, 8)):
             with pytest.raises(ImageError, match=name):
                 read(tmp_path / name)
     with pytest.raises(ImageError, match=r"text.png"):
@@ -164,16 +164,17 @@ def test_mask_1_bit_and_colour(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "rgba.png")[0].tolist() == [True, False]
 
 
-def test_read_grey_reduces_jpeg_but_not_below(tmp_path: Path) -> None:
+def test_read_reduced_reduces_jpeg_but_not_below(tmp_path: Path) -> None:
     gradient = np.tile(np.linspace(0, 255, 640).astype(np.uint8), (480, 1))
     Image.fromarray(gradient).save(tmp_path / "g.jpg", quality=95)
-    small = read_grey(tmp_path / "g.jpg", 64)
+    info, small = read_reduced(tmp_path / "g.jpg", 64)
+    assert info == image_info(tmp_path / "g.jpg") and (info.height, info.width) == (480, 640)
     assert 64 <= min(small.shape) < 480 and small.shape[1] * 3 == small.shape[0] * 4
     assert (
         np.abs(np.diff(small.mean(axis=0))).max() < 10 and small[:, 0].max() < 5 and small[:, -1].min() > 250
     )
     Image.fromarray(gradient).save(tmp_path / "g.png")
-    assert read_grey(tmp_path / "g.png", 64).shape == (480, 640)
+    assert read_reduced(tmp_path / "g.png", 64)[1].shape == (480, 640)
 
 
 def test_atomic_write_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
