@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ class LesionCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         temporary = path.with_suffix(".tmp")
         torch.save(data, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def read_best(output_dir: str | Path) -> dict[str, Any]:

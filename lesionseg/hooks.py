@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
 from lesionseg.augment import LesionMapper
@@ -115,7 +116,9 @@ def validation_loss(cfg: CfgNode, model: torch.nn.Module, dataset_name: str, mos
     # RPN and ROI heads draw random samples: a fixed seed makes evaluations comparable, and leaves the
     # training's own random numbers as they were.
     devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices), autocast(cfg.MODEL.DEVICE, cfg.LESION.BF16):
+    # A storage of its own keeps the heads' statistics out of the training's.
+    storage, precision = EventStorage(), autocast(cfg.MODEL.DEVICE, cfg.LESION.BF16)
+    with torch.random.fork_rng(devices=devices), storage, precision:
         torch.manual_seed(0)
         for batch in loader:
             for name, value in network(batch).items():

@@ -45,10 +45,21 @@ def processes(device: str, num_gpus: int) -> tuple[str, int]:
 
 
 def start(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Run `work(args)` in the processes that `processes` decides on, by Detectron2's `launch`."""
+    """Run `work(args)` in the processes that `processes` decides on, by Detectron2's `launch`.
+
+    Raises:
+        LesionsegError: the arguments, or what a process found to be a user's mistake.
+    """
     device, count = processes(cfg.MODEL.DEVICE, args.num_gpus)
     args.opts = [*args.opts, "MODEL.DEVICE", device]
-    launch(work, count, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    try:
+        launch(work, count, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except torch.multiprocessing.ProcessRaisedException as error:
+        # Of an exception in another process only its traceback's text arrives here.
+        _, marker, message = str(error).rpartition(f"{LesionsegError.__module__}.{LesionsegError.__name__}: ")
+        if not marker:
+            raise
+        raise LesionsegError(message.strip()) from None
 
 
 def setup_process(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -59,6 +70,10 @@ def setup_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger.info(f"process {rank} of {comm.get_world_size()}; arguments: {args}")
     logger.info("environment:\n" + collect_env_info())
     logger.info("configuration:\n" + cfg.dump())
-    # Every process draws its own random numbers, the same ones in every run.
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    seed_process(cfg)
+
+
+def seed_process(cfg: CfgNode) -> None:
+    """Every process draws its own random numbers, the same ones in every run of one cfg.SEED (below 0: new ones)."""
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())

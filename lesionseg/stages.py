@@ -16,12 +16,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 import lesionseg
 from lesionseg._detectron2 import origin
 from lesionseg.checkpoint import BEST, FINAL, require_weights
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
+from lesionseg.launching import LOGGERS
 from lesionseg.register import require
 from lesionseg.trainer import LesionTrainer
 
@@ -131,7 +133,9 @@ def train_stages(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
         Path(stage.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         trainer = LesionTrainer(stage, name)
         trainer.resume_or_load(resume)
-        results = trainer.train()
+        # Log lines go above the progress bar instead of through it.
+        with logging_redirect_tqdm([logging.getLogger(logger_name) for logger_name in LOGGERS]):
+            results = trainer.train()
         comm.synchronize()
     return results
 

@@ -1,0 +1,145 @@
+"""What a run is made of: epochs into iterations, stages, processes, and refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from training import training_cfg
+
+from lesionseg.checkpoint import require_weights
+from lesionseg.config import setup_cfg
+from lesionseg.errors import LesionsegError
+from lesionseg.launching import processes
+from lesionseg.stages import check_output, complete_cfg, evaluate_run, stage_cfgs, write_run_record
+
+# The data set `tiny` has 32 training images.
+
+
+def test_epochs_become_iterations_of_the_data_and_batch_at_hand(lesion_root, tmp_path):
+    opts = (
+        "LESION.SCHEDULE.ALL_EPOCHS",
+        "3.0",
+        "LESION.SCHEDULE.HEADS_EPOCHS",
+        "0.5",
+        "LESION.SCHEDULE.EVAL_EPOCHS",
+        "1.0",
+    )
+    cfg = training_cfg(lesion_root, tmp_path, *opts, "SOLVER.IMS_PER_BATCH", "4")
+    assert cfg.SOLVER.MAX_ITER == 3 * 32 / 4
+    assert cfg.LESION.SCHEDULE.HEADS_ITERS == 0.5 * 32 / 4
+    assert cfg.TEST.EVAL_PERIOD == 32 / 4
+
+
+def test_two_processes_double_batch_and_rate_and_halve_iterations(lesion_root, tmp_path):
+    # SOLVER.REFERENCE_WORLD_SIZE is 1 in our configs; the linear rule is Detectron2's own.
+    opts = ("SOLVER.MAX_ITER", "100", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.BASE_LR", "0.002")
+    cfg = training_cfg(lesion_root, tmp_path, *opts, world_size=2)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (8, 0.004, 50)
+    epochs = training_cfg(lesion_root, tmp_path, *opts, "LESION.SCHEDULE.ALL_EPOCHS", "2.0", world_size=2)
+    assert epochs.SOLVER.MAX_ITER == 2 * 32 / 8
+
+
+def test_a_completed_cfg_read_back_stays_as_it_is(lesion_root, tmp_path):
+    cfg = training_cfg(lesion_root, tmp_path, "LESION.SCHEDULE.ALL_EPOCHS", "3.0")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = complete_cfg(setup_cfg(tmp_path / "config.yaml"), 1)
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+
+def test_classes_come_from_the_data(lesion_root, tmp_path):
+    cfg = training_cfg(lesion_root, tmp_path, "MODEL.ROI_HEADS.NUM_CLASSES", "7")
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 1 and tuple(cfg.LESION.CLASSES) == ("lesion",)
+
+
+def test_stages_of_the_main_config(lesion_root, tmp_path):
+    opts = [
+        "LESION.DATA_ROOT",
+        str(lesion_root),
+        "DATASETS.TRAIN",
+        "('tiny_train',)",
+        "DATASETS.TEST",
+        "('tiny_val',)",
+    ]
+    cfg = complete_cfg(setup_cfg(ROOT / "configs/isic_mrcnn.yaml", [*opts, "OUTPUT_DIR", str(tmp_path)]), 1)
+    (heads_name, heads), (all_name, everything) = stage_cfgs(cfg)
+    assert (heads_name, all_name) == ("heads", "all")
+    assert heads.MODEL.BACKBONE.FREEZE_AT == 5 and everything.MODEL.BACKBONE.FREEZE_AT == 2
+    assert heads.SOLVER.MAX_ITER == 4 * 32 / 8 and everything.SOLVER.MAX_ITER == 20 * 32 / 8
+    assert everything.SOLVER.BASE_LR == pytest.approx(heads.SOLVER.BASE_LR / 10)
+    assert everything.MODEL.WEIGHTS == str(tmp_path / "heads/model_best.pth")
+    assert heads.OUTPUT_DIR == str(tmp_path / "heads") and everything.OUTPUT_DIR == str(tmp_path)
+
+
+def test_from_scratch_there_is_one_stage_at_the_full_rate(lesion_root, tmp_path):
+    cfg = training_cfg(lesion_root, tmp_path)
+    ((name, stage),) = stage_cfgs(cfg)
+    assert name == "all" and stage.SOLVER.BASE_LR == cfg.SOLVER.BASE_LR
+
+
+def test_a_batch_that_cannot_be_divided(lesion_root, tmp_path):
+    with pytest.raises(LesionsegError, match=r"IMS_PER_BATCH 5 .* 2 processes"):
+        training_cfg(
+            lesion_root,
+            tmp_path,
+            "SOLVER.IMS_PER_BATCH",
+            "5",
+            "SOLVER.REFERENCE_WORLD_SIZE",
+            "0",
+            world_size=2,
+        )
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path):
+    check_output(tmp_path, resume=False)
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads/last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(LesionsegError, match="--resume"):
+        check_output(tmp_path, resume=False)
+    check_output(tmp_path, resume=True)
+
+
+def test_evaluating_nothing_says_what_is_missing(lesion_root, tmp_path):
+    with pytest.raises(LesionsegError, match=r"model_best\.pth"):
+        evaluate_run(training_cfg(lesion_root, tmp_path))
+
+
+def test_run_record(lesion_root, tmp_path):
+    write_run_record(training_cfg(lesion_root, tmp_path))
+    with open(tmp_path / "data/tiny_val.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 and {row["split"] for row in rows} == {"val"}
+    assert all(len(row["sha256"]) == 64 for row in rows)
+    versions = json.loads((tmp_path / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__.split("+")[0] and versions["detectron2"].startswith(
+        "Detectron2 0.6"
+    )
+
+
+def test_weights_that_are_missing_or_out_of_reach(monkeypatch, tmp_path):
+    with pytest.raises(LesionsegError, match=r"nowhere\.pth"):
+        require_weights(str(tmp_path / "nowhere.pth"))
+    # A proxy that nobody answers stands for a site without network.
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    url = "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation/absent/model_final_0.pkl"
+    with pytest.raises(LesionsegError) as error:
+        require_weights("detectron2://COCO-InstanceSegmentation/absent/model_final_0.pkl")
+    assert url in str(error.value)
+    assert "MODEL.WEIGHTS /path/to/model_final_0.pkl" in str(error.value)
+    assert "isic_mrcnn_scratch.yaml" in str(error.value)
+
+
+def test_processes_and_device():
+    assert processes("cpu", 1) == ("cpu", 1)
+    assert processes("cpu", 2) == ("cpu", 2)
+    assert processes("cuda", 0) == ("cpu", 1)
+    found = torch.cuda.device_count()
+    assert processes("cuda", 1) == ("cuda" if found else "cpu", 1)
+    with pytest.raises(LesionsegError, match=rf"--num-gpus {found + 2}: this machine has {found} CUDA"):
+        processes("cuda", found + 2)
