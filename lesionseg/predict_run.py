@@ -1,0 +1,210 @@
+"""Predict many image files into an output folder: in parallel, restartable, one bad file not stopping the rest."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from lesionseg.detections import Detections
+from lesionseg.errors import LesionsegError
+from lesionseg.images import ImageError
+from lesionseg.inputs import Item, find_images
+from lesionseg.outputs import KINDS, PICTURES, TABLES, Prediction, describe
+from lesionseg.prediction_journal import Journal, fingerprint
+from lesionseg.predictor import FailedImage, LesionPredictor
+
+GPU_BATCH = 8
+T = TypeVar("T")
+Row = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Summary:
+    """What became of the images: numbers of those predicted now and found finished; names without lesion; failures."""
+
+    predicted: int = 0
+    finished: int = 0
+    without_lesion: list[str] = field(default_factory=list)
+    failed: list[FailedImage] = field(default_factory=list)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def predict_images(
+    predictor: LesionPredictor,
+    inputs: Sequence[str | Path],
+    output: str | Path,
+    save: Sequence[str] = KINDS,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Summary:
+    """Predict images and write what `save` names to `output`; a killed run continues when called again.
+
+    Args:
+        inputs: see `lesionseg.inputs.find_images`.
+        output: folder; besides `save`'s files it holds predictions.jsonl, the journal.
+        save: kinds of output, of `lesionseg.outputs.KINDS`.
+        batch_size: images that the network takes at once; by default 8 on a GPU, 1 on a CPU (where more gains nothing).
+        workers: processes; by default one a core. 1 does everything in this process.
+        overwrite: predict finished images again, and delete results of another model.
+
+    Returns:
+        Summary. The tables list this call's images, in the order of `inputs`, finished before or now.
+
+    Raises:
+        LesionsegError: see `find_images` and `Journal`; a file cannot be written.
+    """
+    items = find_images(inputs, output)
+    logger.info("%d images; writing to %s", len(items), output)
+    wanted = [kind for kind in save if kind in PICTURES]
+    summary = Summary()
+    with Journal(output, fingerprint(predictor.cfg), overwrite) as journal:
+        todo = [item for item in items if overwrite or not journal.finished(item, wanted)]
+        summary.finished = len(items) - len(todo)
+        if summary.finished:
+            logger.info("%d are finished already (--overwrite does them again)", summary.finished)
+        writer = Writer(predictor, Path(output), wanted)
+        batch_size = batch_size or (GPU_BATCH if predictor.device.type == "cuda" else 1)
+        results = _predict(writer, todo, batch_size, workers or cores())
+        for result in tqdm(results, total=len(todo), unit="image", disable=None):
+            if isinstance(result, FailedImage):
+                summary.failed.append(result)
+            else:
+                summary.predicted += 1
+                journal.replace(result)
+        _write_tables(journal, items, [kind for kind in save if kind in TABLES], summary)
+    return summary
+
+
+def _write_tables(journal: Journal, items: Sequence[Item], kinds: Sequence[str], summary: Summary) -> None:
+    failed = {failure.file_name for failure in summary.failed}
+    with ExitStack() as stack:
+        tables = [stack.enter_context(TABLES[kind](journal.folder)) for kind in kinds]
+        for item in items:
+            row = journal.row(item.name)
+            if row is None or str(item.path) in failed:
+                continue
+            if not row["instances"]:
+                summary.without_lesion.append(item.file)
+            for table in tables:
+                table.write(row)
+
+
+class Writer:
+    """From image files, or from what was detected in them, to files on disk and journal rows."""
+
+    def __init__(self, predictor: LesionPredictor, folder: Path, kinds: Sequence[str]) -> None:
+        self.predictor = predictor
+        self.sinks = {kind: PICTURES[kind](folder) for kind in kinds}
+
+    def predict(self, items: Sequence[Item]) -> list[Row | FailedImage]:
+        """Network and files for a few images, on the CPU."""
+        found = self.predictor.detect([item.path for item in items], len(items))
+        return [self.write(item, result) for item, (_, result) in zip(items, found, strict=True)]
+
+    def write(self, item: Item, found: Detections | FailedImage) -> Row | FailedImage:
+        """The files and the row of one image."""
+        if isinstance(found, FailedImage):
+            return found
+        predictor = self.predictor
+        names = predictor.metadata.thing_classes
+        prediction = Prediction(item, predictor.instances(found), predictor.cfg, names)
+        try:
+            files = {kind: sink.write(prediction) for kind, sink in self.sinks.items()}
+        except ImageError as error:
+            return FailedImage(str(item.path), error)
+        except OSError as error:
+            raise LesionsegError(f"cannot write the results of {item.path}: {error}") from error
+        return describe(prediction, files)
+
+
+def _predict(
+    writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
+) -> Iterator[Row | FailedImage]:
+    """Rows of all images, in order.
+
+    On a CPU every process does everything for its images, on one core: several times the throughput of one network on
+    all cores, whose threads wait for each other. With a GPU, this process decodes and predicts, the others write.
+    """
+    if writer.predictor.device.type == "cpu":
+        chunks = list(_chunks(todo, batch_size))
+        workers = min(workers, len(chunks))
+        for rows in _parallel(writer, (partial(Writer.predict, items=chunk) for chunk in chunks), workers):
+            yield from rows
+    else:
+        stream = writer.predictor.detect([item.path for item in todo], batch_size)
+        jobs = (
+            partial(Writer.write, item=item, found=found)
+            for item, (_, found) in zip(todo, stream, strict=True)
+        )
+        yield from _parallel(writer, jobs, min(workers, len(todo)))
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+_writer: Writer  # in a worker process: its copy
+
+
+def _start_worker(writer: Writer) -> None:
+    global _writer
+    _writer = writer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops the workers
+    torch.set_num_threads(1)
+
+
+def _work(job: Callable[[Writer], T]) -> T:
+    return job(_writer)
+
+
+def _parallel(writer: Writer, jobs: Iterable[Callable[[Writer], T]], workers: int) -> Iterator[T]:
+    """Results of the jobs, in order, computed by processes with at most two jobs each waiting."""
+    if workers <= 1:
+        yield from (job(writer) for job in jobs)
+        return
+    # Forked workers share the loaded model's memory and start at once. macOS and Windows load it anew.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    # OpenCV's threads do not survive a fork: end them before it, and one a worker is enough.
+    cv2.setNumThreads(0)
+    pending: deque[Future[T]] = deque()
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(writer,)) as pool:
+        pool.submit(int).result()  # fork before `jobs` starts threads
+        try:
+            for job in jobs:
+                pending.append(pool.submit(_work, job))
+                if len(pending) >= 3 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise LesionsegError(
+                f"a worker process died, most likely for lack of memory; try fewer than {workers} --workers. What is "
+                "finished is kept: run the same command again to continue"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,44 @@
+"""The overlay, by what must and must not change in the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from lesionseg.overlay import draw_overlay
+
+
+def one_lesion(height: int, width: int) -> Instances:
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
+    mask[0, height // 2 : height * 3 // 4, width // 2 : width * 3 // 4] = True
+    box = torch.tensor([[width / 2, height / 2, width * 3 / 4, height * 3 / 4]])
+    return Instances(
+        (height, width),
+        pred_boxes=Boxes(box),
+        scores=torch.tensor([0.93]),
+        pred_classes=torch.tensor([0]),
+        pred_masks=mask,
+    )
+
+
+@pytest.mark.parametrize("height, width", [(200, 300), (1500, 2000)])
+def test_lesion_is_tinted_and_skin_is_untouched(height: int, width: int) -> None:
+    image = np.full((height, width, 3), (120, 150, 200), np.uint8)
+    drawn = draw_overlay(image, one_lesion(height, width), ["nevus"])
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    assert (image == (120, 150, 200)).all()
+    inside = drawn[int(height * 0.66), int(width * 0.66)].astype(int)
+    # 20 % of the first colour, RGB (0, 0.9, 1): blue and green rise, red falls.
+    assert np.abs(inside - (0.8 * 120 + 0.2 * 255, 0.8 * 150 + 0.2 * 230, 0.8 * 200)).max() <= 3
+    assert (drawn[: height // 3] == image[: height // 3]).all()
+    assert (drawn[:, : width // 3] == image[:, : width // 3]).all()
+    label = drawn[height // 2 - height // 20 : height // 2 + height // 20]
+    assert label.max() > 230 and label.min() < 60  # light text on a dark ground at the box's corner
+
+
+def test_without_lesion_the_picture_is_unchanged() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    drawn = draw_overlay(image, one_lesion(50, 60)[:0], ["nevus"])
+    assert drawn is not image and (drawn == image).all()
