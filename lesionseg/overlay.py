@@ -17,7 +17,8 @@ COLOURS = (
     (0.4, 0.6, 1.0),
     (1.0, 0.6, 0.2),
 )
-FILL = 0.2  # opacity of the mask: the lesion's structures stay visible
+FILL = 0.12  # opacity of the mask: the lesion's colours stay visible
+FONT_SCALE = 1.5  # labels and lines stay readable when a large photograph is shown whole on a screen
 
 
 def draw_overlay(image: np.ndarray, instances: Instances, class_names: Sequence[str]) -> np.ndarray:
@@ -37,6 +38,7 @@ def draw_overlay(image: np.ndarray, instances: Instances, class_names: Sequence[
     classes = instances.pred_classes.tolist()
     scores = instances.scores.tolist()
     visualizer = Visualizer(image)
+    visualizer._default_font_size *= FONT_SCALE  # an argument only in newer versions of Detectron2
     # Matplotlib takes seconds and gigabytes to show a photograph of 12 megapixels, and a tenth of that to draw on
     # nothing: let it draw on nothing and lay the result over the photograph.
     visualizer.output.ax.images[0].remove()

@@ -89,7 +89,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_do_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "a_segmentation.png", "b.csv")
-    with pytest.raises(LesionsegError, match="no image in .*1 mask and superpixel"):
+    with pytest.raises(LesionsegError, match=r"no image in .*1 mask and superpixel"):
         names(tmp_path)
     with pytest.raises(LesionsegError, match="does not exist"):
         names(tmp_path / "nope")

@@ -45,7 +45,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(LesionsegError, match="give it with --config-file"):
         find_model(weights=lone / "model_best.pth")
     bare = make(tmp_path / "bare", "config.yaml")
-    with pytest.raises(LesionsegError, match="neither model_best.pth nor model_final.pth"):
+    with pytest.raises(LesionsegError, match=r"neither model_best.pth nor model_final.pth"):
         find_model(config_file=bare / "config.yaml")
-    with pytest.raises(LesionsegError, match="nope.pth do not exist"):
+    with pytest.raises(LesionsegError, match=r"nope.pth do not exist"):
         find_model(bare / "nope.pth", bare / "config.yaml")
