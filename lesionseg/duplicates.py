@@ -23,7 +23,7 @@ MAX_HASH_DISTANCE = 10  # bits of 64
 MIN_CORRELATION = 0.975  # of thumbnails
 THUMBNAIL_SIDE = 32  # px
 _HASHED_SIDE = 64  # px
-_ROWS_AT_ONCE, _PAIRS_AT_ONCE = 512, 4096  # bound memory, however many pictures there are
+_ROWS_AT_ONCE, _PAIRS_AT_ONCE = 256, 1024  # bound memory, however many pictures there are
 
 
 @dataclass(frozen=True)

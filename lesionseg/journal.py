@@ -28,19 +28,20 @@ _STATE_LENGTH = 32
 _FEWEST_FOR_A_WORKER = 32  # starting a process costs as much as some tens of images
 
 
-def file_state(path: Path | None) -> str:
+def file_state(path: Path) -> str:
     """Name, size and time of change: what tells that a file is still the one that was read."""
-    if path is None:
-        return ""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere: reading it will tell
+        return str(path)
     return f"{path}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def sample_state(sample: Sample) -> str:
     """A short digest of the state of both files of a sample."""
-    return hashlib.sha256(f"{file_state(sample.image)}|{file_state(sample.mask)}".encode()).hexdigest()[
-        :_STATE_LENGTH
-    ]
+    assert sample.mask is not None
+    states = f"{file_state(sample.image)}|{file_state(sample.mask)}"
+    return hashlib.sha256(states.encode()).hexdigest()[:_STATE_LENGTH]
 
 
 class Journal:

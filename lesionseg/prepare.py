@@ -52,6 +52,9 @@ def _check_options(options: PrepareOptions) -> None:
         raise LesionsegError(
             "--folds: expected 2 or more, without --split: each fold is val once, and train otherwise."
         )
+    for path in options.labels:
+        if not path.is_file():
+            raise LesionsegError(f"--labels {path}: expected a CSV file, found none. Check the path.")
     if options.classes != "lesion" and not options.labels:
         raise LesionsegError(
             f"--classes {options.classes}: expected label files. Name them with --labels CSV."
@@ -62,17 +65,15 @@ def _key(options: PrepareOptions, listing: Listing) -> str:
     """Digest of all that the result depends on: version, options, and name, size and time of change of every file."""
     digest = hashlib.sha256()
     parts = {
-        name: str(value) for name, value in asdict(options).items() if name not in ("overwrite", "workers")
+        name: str(value.absolute() if isinstance(value, Path) else value)
+        for name, value in asdict(options).items()
+        if name not in ("labels", "overwrite", "workers")
     }
     digest.update(json.dumps([__version__, listing.layout, parts], sort_keys=True).encode())
-    files = [path for sample in listing.samples for path in (sample.image, sample.mask)]
-    for path in [
-        *files,
-        *listing.orphan_masks,
-        *(path for paths in listing.same_id for path in paths),
-        *options.labels,
-    ]:
-        digest.update(file_state(path).encode(errors="surrogateescape"))
+    files = [path for sample in listing.samples for path in (sample.image, sample.mask) if path]
+    doubles = [path for paths in listing.same_id for path in paths]
+    for path in [*files, *listing.orphan_masks, *doubles, *options.labels]:
+        digest.update(file_state(path.absolute()).encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -130,6 +131,16 @@ def prepare(options: PrepareOptions) -> dict[str, Any]:
     Raises LesionsegError for options that cannot be, and with ``on_error="stop"`` for data with errors, all of which
     are then in ``<out>_problems.csv``.
     """
+    try:
+        return _prepare(options)
+    except OSError as error:
+        raise LesionsegError(
+            f"{error.filename or options.out}: {error.strerror or error}. Check permissions and free space on the disk, then run the "
+            "same command again; what is done is kept."
+        ) from error
+
+
+def _prepare(options: PrepareOptions) -> dict[str, Any]:
     shares = parse_split(options.split) if options.split else None
     _check_options(options)
     listing = find_samples(options.images, options.masks, options.layout)

@@ -411,6 +411,7 @@ def test_wrong_options_are_explained(tmp_path: Path) -> None:
     cases: list[tuple[list[str | Path], str]] = [
         (["--split", "0.8/0.3"], "--split 0.8/0.3: expected train/val"),
         (["--images", tmp_path / "nowhere"], "expected a folder, found nothing"),
+        (["--labels", tmp_path / "nowhere.csv"], "nowhere.csv: expected a CSV file"),
         (["--name", "my set"], "--name my set: expected letters"),
     ]
     for wrong, message in cases:
@@ -425,6 +426,36 @@ def test_wrong_options_are_explained(tmp_path: Path) -> None:
         result = run_tool(*base, *wrong)
         assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 4)
+    (tmp_path / "file").touch()
+    with pytest.raises(LesionsegError, match=r"file.*: Not a directory"):
+        prepare(options(tmp_path, out=tmp_path / "file" / "set"))
+
+
+def test_names_that_are_no_utf_8_and_links_to_nowhere(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 6)
+    (tmp_path / "images" / "x000.jpg").rename(tmp_path / "images" / os.fsdecode(b"x\xff.jpg"))
+    (tmp_path / "masks" / "x000.png").rename(tmp_path / "masks" / os.fsdecode(b"x\xff.png"))
+    (tmp_path / "images" / "x001.jpg").unlink()
+    (tmp_path / "images" / "x001.jpg").symlink_to(tmp_path / "gone.jpg")
+    arguments = [
+        "--images",
+        tmp_path / "images",
+        "--masks",
+        tmp_path / "masks",
+        "--out",
+        tmp_path / "out" / "set",
+    ]
+    result = run_tool(*arguments, "--on-error", "skip")
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    assert {row["kind"] for row in read_csv(tmp_path / "out" / "set" / "problems.csv")} == {
+        "unsafe file name",
+        "unreadable file",
+    }
+    assert len(read_csv(tmp_path / "out" / "set" / "split.csv")) == 4
 
 
 def test_a_worker_that_dies_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
