@@ -42,6 +42,8 @@ def prediction_cfg(
         cfg.MODEL.DEVICE = str(device)
     if not 0 <= cfg.LESION.SCORE_THRESHOLD <= 1:
         raise LesionsegError(f"LESION.SCORE_THRESHOLD is in [0, 1], not {cfg.LESION.SCORE_THRESHOLD}")
+    if cfg.INPUT.MIN_SIZE_TEST < 1:
+        raise LesionsegError(f"INPUT.MIN_SIZE_TEST is 1 px or more, not {cfg.INPUT.MIN_SIZE_TEST}")
     # Non-maximum suppression goes by falling score: dropping low scores before or after it is the same.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.LESION.SCORE_THRESHOLD
     if not cfg.MODEL.MASK_ON:

@@ -88,8 +88,21 @@ class MaskSink(PictureSink):
 
     def write(self, prediction: Prediction) -> list[str]:
         relative = f"mask/{prediction.item.name}_segmentation.png"
-        write_image(self.folder / relative, configured_lesion_mask(prediction.cfg, prediction.instances))
+        # Looking for regions takes its time on millions of pixels of skin: look only where there is any instance.
+        found = prediction.instances.pred_masks.any(dim=0).numpy()
+        rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+        mask = np.zeros(found.shape, dtype=bool)
+        if len(rows):
+            window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            mask[window] = configured_lesion_mask(prediction.cfg, _window(prediction.instances, window))
+        write_image(self.folder / relative, mask)
         return [relative]
+
+
+def _window(instances: Instances, window: tuple[slice, slice]) -> Instances:
+    """Scores and masks of the instances in a part of the image."""
+    masks = instances.pred_masks[:, window[0], window[1]]
+    return Instances(tuple(masks.shape[1:]), scores=instances.scores, pred_masks=masks)
 
 
 class CropSink(PictureSink):

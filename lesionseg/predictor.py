@@ -24,6 +24,7 @@ from lesionseg.errors import LesionsegError
 from lesionseg.images import read_image
 from lesionseg.loading import class_names, load_weights, prediction_cfg
 from lesionseg.precision import autocast, keep_outputs_float32
+from lesionseg.reduced_jpeg import read_reduced
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,6 @@ class LesionPredictor:
         self.cfg = prediction_cfg(cfg_or_run_folder, weights, device)
         self.device = torch.device(self.cfg.MODEL.DEVICE)
         self.metadata = Metadata(thing_classes=class_names(self.cfg))
-        self._resize = T.ResizeShortestEdge([self.cfg.INPUT.MIN_SIZE_TEST] * 2, self.cfg.INPUT.MAX_SIZE_TEST)
         self._model = build_model(self.cfg).eval().to(memory_format=torch.channels_last)
         load_weights(self._model, self.cfg.MODEL.WEIGHTS)
         keep_outputs_float32(self._model)
@@ -166,14 +166,17 @@ class LesionPredictor:
         """Runs in a reader thread: an image file to the network's input."""
         file_name = record["file_name"] if isinstance(record, dict) else record
         try:
-            slot = self._prepare(read_image(file_name), file_name)
+            # Twice the network's size keeps all detail that its own resizing would keep.
+            reduced = read_reduced(file_name, 2 * self.cfg.INPUT.MIN_SIZE_TEST)
+            image, size = reduced or (read_image(file_name), None)
+            slot = self._prepare(image, file_name, size)
         except LesionsegError as error:
             return _Slot(record, result=FailedImage(str(file_name), error))
         slot.record = record
         return slot
 
-    def _prepare(self, image: np.ndarray, name: str | Path) -> _Slot:
-        """uint8 (H, W, 3) BGR to the network's size and channel order."""
+    def _prepare(self, image: np.ndarray, name: str | Path, size: tuple[int, int] | None = None) -> _Slot:
+        """uint8 (H, W, 3) BGR to the network's size and channel order; `size` is the full image's, if not (H, W)."""
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
             raise LesionsegError(
@@ -183,11 +186,13 @@ class LesionPredictor:
             raise LesionsegError(f"{name}: the image is empty: {found}")
         if self.cfg.INPUT.FORMAT == "RGB":
             image = image[:, :, ::-1]
-        height, width = image.shape[:2]
-        resize = self._resize.get_transform(image)
-        if min(resize.new_h, resize.new_w) < 1:
+        height, width = size or image.shape[:2]
+        shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
+        target = T.ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+        if min(target) < 1:
             raise LesionsegError(f"{name}: {width}x{height} px is too slim to be resized for the network")
-        return _Slot(name, resize.apply_image(image), height, width)
+        pixels = T.ResizeTransform(*image.shape[:2], *target).apply_image(image)
+        return _Slot(name, pixels, height, width)
 
     def _padded_size(self, pixels: np.ndarray) -> tuple[int, int]:
         multiple = max(1, self._model.backbone.size_divisibility)
