@@ -106,7 +106,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     figures = measure(arguments.data, arguments.copies, arguments.rounds)
-    print(f"{arguments.data.name}, {os.cpu_count()} processors")
+    print(f"{arguments.data.name}, {len(os.sched_getaffinity(0))} processors")
     for name, value in figures.items():
         print(f"{name:>22} {value:10.2f}")
 

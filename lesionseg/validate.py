@@ -168,18 +168,18 @@ def check_pair(image: Path, info: ImageInfo, mask: Path, values: np.ndarray) -> 
 
 
 def _check_grey_values(name: str, values: np.ndarray, lesion: np.ndarray) -> list[Problem]:
-    between = cv2.inRange(values, _DARK + 1, _BRIGHT - 1) > 0
-    if not between.any():
+    between = cv2.inRange(values, _DARK + 1, _BRIGHT - 1)  # 255 where true
+    if cv2.countNonZero(between) == 0:
         return []
     radius = max(2, round(0.005 * max(values.shape)))
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     outline = cv2.morphologyEx(lesion.astype(np.uint8), cv2.MORPH_GRADIENT, kernel) > 0
-    stray = float((between & ~outline).mean())
+    stray = float(((between > 0) & ~outline).mean())
     if stray > 0.01:
         found = f"grey values on {stray:.0%} of the picture, away from any outline"
         remedy = "Check that this is the mask and not the photograph; make a probability map binary first"
         return [Problem("error", "not binary", name, "black and white", found, remedy)]
-    found = f"grey values on {between.mean():.2%} of the picture, along the outline"
+    found = f"grey values on {(between > 0).mean():.2%} of the picture, along the outline"
     remedy = f"It is cut at {MASK_THRESHOLD} of 255"
     return [Problem("warning", "not binary", name, "black and white", found, remedy)]
 
