@@ -103,19 +103,19 @@ def bootstrap(
         raise ValueError(f"{len(given)} values, but {len(groups)} groups")
     known = ~np.isnan(given)
     names = [None] * len(given) if groups is None else list(groups)
-    values, names = given[known], [name for name, keep in zip(names, known, strict=True) if keep]
-    if not len(values):
+    numbers, names = given[known], [name for name, keep in zip(names, known, strict=True) if keep]
+    if not len(numbers):
         return Interval(np.nan, np.nan, np.nan, 0, 0)
     members = group_indices(names)
     plain, resampled = _STATISTICS[statistic]
     count = int(members.max()) + 1
     if count < 2:
-        return Interval(float(plain(values)), np.nan, np.nan, len(values), count)
+        return Interval(float(plain(numbers)), np.nan, np.nan, len(numbers), count)
     weights = _drawn(members.tobytes(), resamples, seed)
-    drawn = np.concatenate([resampled(values, weights[rows]) for rows in _slices(resamples, len(values))])
+    drawn = np.concatenate([resampled(numbers, weights[rows]) for rows in _slices(resamples, len(numbers))])
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(drawn, [tail, 100 - tail])
-    return Interval(float(plain(values)), float(low), float(high), len(values), count)
+    return Interval(float(plain(numbers)), float(low), float(high), len(numbers), count)
 
 
 def rate(flags: Sequence[bool] | np.ndarray, groups: Sequence[str | None] | None = None) -> Interval:

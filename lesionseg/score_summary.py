@@ -120,7 +120,7 @@ def summarise_scores(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "images": len(rows),
         "groups": len(set(groups) - {""}) + groups.count(""),
-        "interval": f"{CONFIDENCE:.0%} percentile bootstrap over {unit}, {RESAMPLES} resamples; none for fewer than {MIN_GROUPS}",
+        "interval": f"{100 * CONFIDENCE:.0f} % percentile bootstrap over {unit}, {RESAMPLES} resamples; none for fewer than {MIN_GROUPS}",
         "missing": [row["id"] for row in rows if row["missing"]],
         "empty": [row["id"] for row in rows if not row["missing"] and not row["predicted_area_px"]],
         "failure_rate": failure_rate(rows),

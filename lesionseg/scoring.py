@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 TEXT_COLUMNS = ("id", "group", "diagnosis", "source", "reference_class", "predicted_class")
 # Files that the row was made from, in scores.csv relative to its folder.
 PATH_COLUMNS = ("image", "reference", "predicted")
-_LEAST_FOR_PROCESSES = 32
+_LEAST_FOR_PROCESSES = 100  # starting processes takes longer than scoring fewer
 _CHUNK = 4
 
 

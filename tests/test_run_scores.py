@@ -1,0 +1,135 @@
+"""tools/evaluate.py --run: a tiny model over a prepared data set."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.data import DatasetCatalog
+from tiny_run import make_run
+
+from lesionseg.config import setup_cfg
+from lesionseg.errors import LesionsegError
+from lesionseg.evaluation import build_evaluators
+from lesionseg.predictor import LesionPredictor
+from lesionseg.run_scores import INFERENCE, run_leaks, score_run
+from lesionseg.scoring import read_scores
+
+OPTS = ("MODEL.ROI_HEADS.NUM_CLASSES", "1", "LESION.CLASSES", "('lesion',)", "LESION.SCORE_THRESHOLD", "0.3")
+
+
+@pytest.fixture(scope="module")
+def run(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder whose training data holds two of the validation images, one of them under another name."""
+    data = (
+        "DATASETS.TRAIN",
+        "('tiny_train',)",
+        "DATASETS.TEST",
+        "('tiny_val',)",
+        "LESION.DATA_ROOT",
+        str(lesion_root),
+    )
+    folder = make_run(tmp_path_factory.mktemp("run"), *OPTS, *data)
+    with open(lesion_root / "tiny/split.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    leaking = [row for row in rows if row["split"] == "val"][:2]
+    leaking[1] = {**leaking[1], "id": "renamed"}
+    (folder / "data").mkdir()
+    with open(folder / "data/tiny_train.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows([*(row for row in rows if row["split"] == "train"), *leaking])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(run: Path) -> tuple[dict[str, Any], Path]:
+    return score_run(run)
+
+
+def test_scores_equal_the_evaluators_of_training(
+    run: Path, scored: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """The same model through LesionPredictor, COCOEvaluator and ISICEvaluator by themselves."""
+    summary, _ = scored
+    cfg = setup_cfg(run / "config.yaml", ("LESION.SCORE_THRESHOLD", "0.05"))
+    cfg.MODEL.WEIGHTS = str(run / "model_best.pth")
+    predictor = LesionPredictor(cfg)
+    cfg.LESION.SCORE_THRESHOLD = 0.3
+    evaluators = build_evaluators(cfg, "tiny_val", tmp_path)
+    evaluators.reset()
+    for record, instances in predictor.predict(DatasetCatalog.get("tiny_val")):
+        evaluators.process([record], [{"instances": instances}])
+    results = evaluators.evaluate()
+    for metric, value in results["isic"].items():
+        assert summary["metrics"][metric]["mean"]["value"] == pytest.approx(value, abs=1e-9)
+    for task in ("segm", "bbox"):
+        for name, value in summary["detection"]["ap"][task].items():
+            assert value == pytest.approx(results[task][name], abs=1e-9, nan_ok=True)
+
+
+def test_masks_equal_the_official_scorer(
+    scored: tuple[dict[str, Any], Path], lesion_root: Path, tmp_path: Path
+) -> None:
+    official = pytest.importorskip(
+        "isic_challenge_scoring.segmentation", reason="isic-challenge-scoring not installed"
+    )
+    summary, output = scored
+    for row in read_scores(output / "scores.csv"):
+        shutil.copy(lesion_root.parent / f"drawn/masks/{row['id']}_segmentation.png", tmp_path)
+    theirs = official.SegmentationScore.from_dir(tmp_path, output / "masks").macro_average
+    for metric in ("jaccard", "threshold_jaccard", "dice", "accuracy", "sensitivity", "specificity"):
+        assert summary["metrics"][metric]["mean"]["value"] == pytest.approx(theirs[metric], abs=1e-9)
+
+
+def test_leaks_are_reported(scored: tuple[dict[str, Any], Path]) -> None:
+    summary, output = scored
+    assert sorted(leak["kind"] for leak in summary["leaks"]["found"]) == ["file", "id"]
+    assert "LEAK: 2 images" in (output / "scores.md").read_text()
+
+
+def test_unknown_training_data_are_no_clean_bill(run: Path) -> None:
+    cfg = setup_cfg(run / "config.yaml")
+    cfg.DATASETS.TRAIN = ("another",)
+    leaks = run_leaks(run, cfg, "tiny_val")
+    assert leaks["images"] is None and "not known" in leaks["text"]
+
+
+def test_finished_inference_is_not_repeated(run: Path, scored: tuple[dict[str, Any], Path]) -> None:
+    _, output = scored
+    mask = next((output / "masks").iterdir())
+    before = mask.stat().st_mtime_ns
+    score_run(run)
+    assert mask.stat().st_mtime_ns == before
+    score_run(run, opts=("LESION.MASK_SELECTION", "union"))
+    assert mask.stat().st_mtime_ns > before
+    assert json.loads((output / INFERENCE).read_text())["made_by"]["LESION.MASK_SELECTION"] == "union"
+    score_run(run)
+
+
+def test_wrong_runs_and_data_are_explained(run: Path, lesion_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(LesionsegError, match="does not exist"):
+        score_run(tmp_path / "none")
+    with pytest.raises(LesionsegError, match="data set nowhere_val not found"):
+        score_run(run, "nowhere_val")
+    other = make_run(tmp_path / "two", "LESION.DATA_ROOT", str(lesion_root))
+    with pytest.raises(LesionsegError, match="--dataset"):
+        score_run(other)
+    with pytest.raises(LesionsegError, match=r"the model tells nevus, melanoma apart, tiny_val has lesion"):
+        score_run(other, "tiny_val")
+
+
+def test_an_unreadable_image_is_named(run: Path, tmp_path: Path, lesion_root: Path) -> None:
+    shutil.copytree(lesion_root.parent / "drawn", tmp_path / "drawn")
+    shutil.copytree(lesion_root, tmp_path / "datasets")
+    broken = sorted(path for path in (tmp_path / "drawn/images").iterdir())
+    for path in broken:
+        os.truncate(path, 200)
+    with pytest.raises(LesionsegError, match=r"8 images cannot be scored(.|\n)*ISIC_99"):
+        score_run(run, output=tmp_path / "out", opts=("LESION.DATA_ROOT", str(tmp_path / "datasets")))
+    assert not (tmp_path / "out/scores.json").exists()
