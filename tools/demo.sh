@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The whole main job on drawn images, on the CPU: draw, prepare, train, evaluate, predict. Called by `make demo`.
+# What is done already is not done again.
+set -euo pipefail
+raw=output/demo_images data=datasets/demo run=output/demo
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "draw 300 dermoscopy images"
+python tools/make_synthetic.py --count 300 --size 256 --out "$raw" --seed 0
+say "prepare them as a COCO data set"
+python tools/prepare_dataset.py --images "$raw/images" --masks "$raw/masks" --labels "$raw/labels.csv" --out "$data" --max-size 192
+if [ -f "$run/model_final.pth" ]; then
+    say "trained already: $run"
+else
+    say "train a small Mask R-CNN from scratch on the CPU (log: $run/log.txt)"
+    python -W ignore tools/train_net.py --config-file configs/demo.yaml --num-gpus 0 --resume
+fi
+say "evaluate it on the held-out images"
+python -W ignore tools/evaluate.py --run "$run"
+say "outline the lesions of held-out images"
+python -W ignore tools/predict.py --input "$raw/images" --weights "$run/model_best.pth" --save overlay,mask,csv
+say "done"
+echo "overlays: $run/predictions/overlay"
+echo "masks:    $run/predictions/mask"
+echo "scores:   $run/inference/demo_val/scores.md"
