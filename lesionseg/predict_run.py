@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import cv2
 import torch
+from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from lesionseg.detections import Detections
@@ -28,7 +29,7 @@ from lesionseg.images import ImageError
 from lesionseg.inputs import Item, find_images
 from lesionseg.outputs import KINDS, PICTURES, TABLES, Prediction, describe
 from lesionseg.prediction_journal import Journal, fingerprint
-from lesionseg.predictor import FailedImage, LesionPredictor
+from lesionseg.predictor import FailedImage, LesionPredictor, to_instances
 
 GPU_BATCH = 8
 T = TypeVar("T")
@@ -85,9 +86,12 @@ def predict_images(
         summary.finished = len(items) - len(todo)
         if summary.finished:
             logger.info("%d are finished already (--overwrite does them again)", summary.finished)
-        writer = Writer(predictor, Path(output), wanted)
-        batch_size = batch_size or (GPU_BATCH if predictor.device.type == "cuda" else 1)
-        results = _predict(writer, todo, batch_size, workers or cores())
+        writer = Writer(predictor.cfg, predictor.metadata.thing_classes, Path(output), wanted)
+        workers = workers or cores()
+        if predictor.device.type == "cpu":
+            results = predict_in_workers(predictor, writer, todo, batch_size or 1, workers)
+        else:
+            results = write_in_workers(predictor, writer, todo, batch_size or GPU_BATCH, workers)
         for result in tqdm(results, total=len(todo), unit="image", disable=None):
             if isinstance(result, FailedImage):
                 summary.failed.append(result)
@@ -113,24 +117,19 @@ def _write_tables(journal: Journal, items: Sequence[Item], kinds: Sequence[str],
 
 
 class Writer:
-    """From image files, or from what was detected in them, to files on disk and journal rows."""
+    """From what was detected in an image to its files and its journal row."""
 
-    def __init__(self, predictor: LesionPredictor, folder: Path, kinds: Sequence[str]) -> None:
-        self.predictor = predictor
+    def __init__(self, cfg: CfgNode, class_names: Sequence[str], folder: Path, kinds: Sequence[str]) -> None:
+        self.cfg = cfg
+        self.class_names = class_names
         self.sinks = {kind: PICTURES[kind](folder) for kind in kinds}
 
-    def predict(self, items: Sequence[Item]) -> list[Row | FailedImage]:
-        """Network and files for a few images, on the CPU."""
-        found = self.predictor.detect([item.path for item in items], len(items))
-        return [self.write(item, result) for item, (_, result) in zip(items, found, strict=True)]
-
     def write(self, item: Item, found: Detections | FailedImage) -> Row | FailedImage:
-        """The files and the row of one image."""
+        """Write one image's files; a failed image passes through."""
         if isinstance(found, FailedImage):
             return found
-        predictor = self.predictor
-        names = predictor.metadata.thing_classes
-        prediction = Prediction(item, predictor.instances(found), predictor.cfg, names)
+        instances = to_instances(found, self.cfg.LESION.MASK_THRESHOLD)
+        prediction = Prediction(item, instances, self.cfg, self.class_names)
         try:
             files = {kind: sink.write(prediction) for kind, sink in self.sinks.items()}
         except ImageError as error:
@@ -140,26 +139,44 @@ class Writer:
         return describe(prediction, files)
 
 
-def _predict(
-    writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
-) -> Iterator[Row | FailedImage]:
-    """Rows of all images, in order.
+@dataclass
+class _Tools:
+    """What a worker process works with."""
 
-    On a CPU every process does everything for its images, on one core: several times the throughput of one network on
-    all cores, whose threads wait for each other. With a GPU, this process decodes and predicts, the others write.
+    writer: Writer
+    predictor: LesionPredictor | None = None
+
+
+def predict_in_workers(
+    predictor: LesionPredictor, writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
+) -> Iterator[Row | FailedImage]:
+    """For CPUs: every process does everything for its images, on one core; rows in order.
+
+    That is more than one network on all cores gets done, whose threads wait for each other many times an image.
     """
-    if writer.predictor.device.type == "cpu":
-        chunks = list(_chunks(todo, batch_size))
-        workers = min(workers, len(chunks))
-        for rows in _parallel(writer, (partial(Writer.predict, items=chunk) for chunk in chunks), workers):
-            yield from rows
-    else:
-        stream = writer.predictor.detect([item.path for item in todo], batch_size)
-        jobs = (
-            partial(Writer.write, item=item, found=found)
-            for item, (_, found) in zip(todo, stream, strict=True)
-        )
-        yield from _parallel(writer, jobs, min(workers, len(todo)))
+    chunks = list(_chunks(todo, batch_size))
+    jobs = (partial(_predict_and_write, items=chunk) for chunk in chunks)
+    for rows in _parallel(_Tools(writer, predictor), jobs, min(workers, len(chunks))):
+        yield from rows
+
+
+def _predict_and_write(tools: _Tools, items: Sequence[Item]) -> list[Row | FailedImage]:
+    assert tools.predictor is not None
+    found = tools.predictor.detect([item.path for item in items], len(items))
+    return [tools.writer.write(item, result) for item, (_, result) in zip(items, found, strict=True)]
+
+
+def write_in_workers(
+    predictor: LesionPredictor, writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
+) -> Iterator[Row | FailedImage]:
+    """For GPUs: this process decodes (in threads) and predicts, the others write; rows in order."""
+    stream = predictor.detect([item.path for item in todo], batch_size)
+    jobs = (partial(_write, item=item, found=found) for item, (_, found) in zip(todo, stream, strict=True))
+    yield from _parallel(_Tools(writer), jobs, min(workers, len(todo)))
+
+
+def _write(tools: _Tools, item: Item, found: Detections | FailedImage) -> Row | FailedImage:
+    return tools.writer.write(item, found)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
@@ -168,31 +185,31 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-_writer: Writer  # in a worker process: its copy
+_tools: _Tools  # in a worker process: its copy
 
 
-def _start_worker(writer: Writer) -> None:
-    global _writer
-    _writer = writer
+def _start_worker(tools: _Tools) -> None:
+    global _tools
+    _tools = tools
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops the workers
     torch.set_num_threads(1)
 
 
-def _work(job: Callable[[Writer], T]) -> T:
-    return job(_writer)
+def _work(job: Callable[[_Tools], T]) -> T:
+    return job(_tools)
 
 
-def _parallel(writer: Writer, jobs: Iterable[Callable[[Writer], T]], workers: int) -> Iterator[T]:
+def _parallel(tools: _Tools, jobs: Iterable[Callable[[_Tools], T]], workers: int) -> Iterator[T]:
     """Results of the jobs, in order, computed by processes with at most two jobs each waiting."""
     if workers <= 1:
-        yield from (job(writer) for job in jobs)
+        yield from (job(tools) for job in jobs)
         return
     # Forked workers share the loaded model's memory and start at once. macOS and Windows load it anew.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     # OpenCV's threads do not survive a fork: end them before it, and one a worker is enough.
     cv2.setNumThreads(0)
     pending: deque[Future[T]] = deque()
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(writer,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tools,)) as pool:
         pool.submit(int).result()  # fork before `jobs` starts threads
         try:
             for job in jobs:

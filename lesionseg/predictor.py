@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +25,13 @@ from lesionseg.errors import LesionsegError
 from lesionseg.images import read_image
 from lesionseg.loading import class_names, load_weights, prediction_cfg
 from lesionseg.precision import autocast, keep_outputs_float32
-from lesionseg.reduced_jpeg import read_reduced
+from lesionseg.reduced_jpeg import read_reduced_jpeg
 
 logger = logging.getLogger(__name__)
 
 Record = str | Path | dict[str, Any]  # an image file, or a dict that names it as "file_name"
-READERS = 4  # threads that decode and resize ahead of the network; Pillow lets them run beside Python
+# Threads that decode and resize ahead of the network; Pillow lets them run beside Python.
+READERS = min(16, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class LesionPredictor:
         """
         slot = self._prepare(image, "image")
         (found,) = self._run([slot])
-        return self.instances(found)
+        return to_instances(found, self.cfg.LESION.MASK_THRESHOLD)
 
     def predict(self, records: Iterable[Record], batch_size: int = 1) -> Iterator[tuple[Record, Any]]:
         """Predict image files as a stream, in the order given; memory does not grow with their number.
@@ -121,19 +123,10 @@ class LesionPredictor:
         Yields:
             (record, Instances), see `__call__`; (record, FailedImage) for an image that could not be read.
         """
+        threshold = self.cfg.LESION.MASK_THRESHOLD
         with closing(self.detect(records, batch_size)) as stream:
             for record, result in stream:
-                yield record, result if isinstance(result, FailedImage) else self.instances(result)
-
-    def instances(self, detections: Detections) -> Instances:
-        """Detections with their masks brought to the image's resolution, as Detectron2's Instances."""
-        return Instances(
-            (detections.height, detections.width),
-            pred_boxes=Boxes(torch.from_numpy(detections.boxes)),
-            scores=torch.from_numpy(detections.scores),
-            pred_classes=torch.from_numpy(detections.classes),
-            pred_masks=torch.from_numpy(detections.full_masks(self.cfg.LESION.MASK_THRESHOLD)),
-        )
+                yield record, result if isinstance(result, FailedImage) else to_instances(result, threshold)
 
     def detect(
         self, records: Iterable[Record], batch_size: int = 1
@@ -167,7 +160,7 @@ class LesionPredictor:
         file_name = record["file_name"] if isinstance(record, dict) else record
         try:
             # Twice the network's size keeps all detail that its own resizing would keep.
-            reduced = read_reduced(file_name, 2 * self.cfg.INPUT.MIN_SIZE_TEST)
+            reduced = read_reduced_jpeg(file_name, 2 * self.cfg.INPUT.MIN_SIZE_TEST)
             image, size = reduced or (read_image(file_name), None)
             slot = self._prepare(image, file_name, size)
         except LesionsegError as error:
@@ -218,6 +211,17 @@ class LesionPredictor:
         for slot, result in zip(batch, found, strict=True):
             slot.result, slot.pixels = result, None
         return found
+
+
+def to_instances(detections: Detections, mask_threshold: float) -> Instances:
+    """Detections with their masks brought to the image's resolution, as `LesionPredictor.__call__` returns them."""
+    return Instances(
+        (detections.height, detections.width),
+        pred_boxes=Boxes(torch.from_numpy(detections.boxes)),
+        scores=torch.from_numpy(detections.scores),
+        pred_classes=torch.from_numpy(detections.classes),
+        pred_masks=torch.from_numpy(detections.full_masks(mask_threshold)),
+    )
 
 
 def _detections(output: Instances, height: int, width: int) -> Detections:

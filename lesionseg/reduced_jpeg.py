@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
-def read_reduced(path: str | os.PathLike[str], least_side: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+def read_reduced_jpeg(
+    path: str | os.PathLike[str], least_side: int
+) -> tuple[np.ndarray, tuple[int, int]] | None:
     """A JPEG file, reduced and upright.
 
     Args:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,9 +25,10 @@ from tiny_run import make_run
 from lesionseg import LesionPredictor
 from lesionseg.errors import LesionsegError
 from lesionseg.images import read_image, read_mask
-from lesionseg.inputs import JOURNAL
+from lesionseg.inputs import JOURNAL, find_images
 from lesionseg.masks import lesion_mask
-from lesionseg.predict_run import predict_images
+from lesionseg.predict_run import Writer, predict_images, predict_in_workers, write_in_workers
+from lesionseg.predictor import FailedImage
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -148,6 +150,28 @@ def test_files_do_not_depend_on_workers_and_batches(
         assert a["score"] == pytest.approx(b["score"], abs=1e-5)
         assert a["bbox"] == pytest.approx(b["bbox"], abs=0.02)
         assert (mask_util.decode(a["segmentation"]) == mask_util.decode(b["segmentation"])).mean() > 0.999
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_both_ways_to_share_the_work_give_the_same_rows(
+    predictor: LesionPredictor, tmp_path: Path, workers: int
+) -> None:
+    """The way for GPUs, tried on the CPU: network here, writing in processes."""
+    imgs = make_images(tmp_path / "imgs", 5)
+    (imgs / "broken.png").touch()
+    items = find_images([imgs])
+    rows: list[list[Any]] = []
+    for share, folder in ((predict_in_workers, "cpu"), (write_in_workers, "gpu")):
+        writer = Writer(predictor.cfg, ["nevus", "melanoma"], tmp_path / folder, ["mask", "crop"])
+        rows.append(list(share(predictor, writer, items, 1, workers)))
+    assert files(tmp_path / "cpu") == files(tmp_path / "gpu")
+    assert isinstance(rows[0][0], FailedImage) and isinstance(rows[1][0], FailedImage)
+    assert [row["name"] for row in rows[0][1:]] == [row["name"] for row in rows[1][1:]]
+    assert [row["files"] for row in rows[0][1:]] == [row["files"] for row in rows[1][1:]]
+    for a, b in zip(rows[0][1:], rows[1][1:], strict=True):
+        assert [i["area"] for i in a["instances"]] == pytest.approx(
+            [i["area"] for i in b["instances"]], abs=2
+        )
 
 
 def test_rerun_skips_what_is_finished(predictor: LesionPredictor, tmp_path: Path) -> None:

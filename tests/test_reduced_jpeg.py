@@ -12,7 +12,7 @@ from tiny_run import make_run
 
 from lesionseg import LesionPredictor
 from lesionseg.images import read_image
-from lesionseg.reduced_jpeg import read_reduced
+from lesionseg.reduced_jpeg import read_reduced_jpeg
 
 
 @pytest.fixture
@@ -27,20 +27,20 @@ def test_reduced_by_the_largest_power_of_two(picture: Image.Image, tmp_path: Pat
     path = tmp_path / "a.jpg"
     picture.save(path)
     for least, shape in ((150, (150, 200, 3)), (76, (150, 200, 3)), (75, (75, 100, 3)), (20, (38, 50, 3))):
-        found = read_reduced(path, least)
+        found = read_reduced_jpeg(path, least)
         assert found is not None
         image, size = found
         assert image.shape == shape and size == (300, 400)
         reference = cv2.resize(read_image(path), shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(image - reference).mean() < 3
-    assert read_reduced(path, 151) is None
+    assert read_reduced_jpeg(path, 151) is None
 
 
 def test_turned_photograph(picture: Image.Image, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(tmp_path / "a.jpg", exif=exif)
-    found = read_reduced(tmp_path / "a.jpg", 100)
+    found = read_reduced_jpeg(tmp_path / "a.jpg", 100)
     assert found is not None
     image, size = found
     assert image.shape == (200, 150, 3) and size == (400, 300) == read_image(tmp_path / "a.jpg").shape[:2]
@@ -54,10 +54,10 @@ def test_other_files_are_left_alone(picture: Image.Image, tmp_path: Path) -> Non
     picture.save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
     for name in ("a.png", "cmyk.jpg", "cut.jpg", "nope.jpg"):
-        assert read_reduced(tmp_path / name, 50) is None
-    assert read_reduced(tmp_path / "whole.jpg", 50) is not None
+        assert read_reduced_jpeg(tmp_path / name, 50) is None
+    assert read_reduced_jpeg(tmp_path / "whole.jpg", 50) is not None
     picture.convert("L").save(tmp_path / "grey.jpg")
-    found = read_reduced(tmp_path / "grey.jpg", 50)
+    found = read_reduced_jpeg(tmp_path / "grey.jpg", 50)
     assert found is not None and found[0].shape == (75, 100, 3)
 
 
@@ -67,7 +67,7 @@ def test_large_files_give_the_results_of_the_full_image(tmp_path: Path) -> None:
     small = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
     path = tmp_path / "large.jpg"
     cv2.imwrite(str(path), cv2.resize(small, (1201, 901), interpolation=cv2.INTER_CUBIC))
-    assert read_reduced(path, 2 * predictor.cfg.INPUT.MIN_SIZE_TEST) is not None
+    assert read_reduced_jpeg(path, 2 * predictor.cfg.INPUT.MIN_SIZE_TEST) is not None
     ((_, found),) = predictor.predict([path])
     full = predictor(read_image(path))
     assert found.image_size == full.image_size == (901, 1201)
