@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from lesionseg.checkpoint import require_weights
-from lesionseg.config import add_lesion_config, setup_cfg
+from lesionseg.config import add_lesion_config, available_device, setup_cfg
 from lesionseg.errors import LesionsegError
 from lesionseg.runs import CONFIG, find_model
 
@@ -38,8 +38,8 @@ def prediction_cfg(
         weights = model.weights
     if weights is not None:
         cfg.MODEL.WEIGHTS = str(weights)
-    if device is not None:
-        cfg.MODEL.DEVICE = str(device)
+    # A run trained on a GPU must predict on a machine without one, too.
+    cfg.MODEL.DEVICE = available_device(str(device or cfg.MODEL.DEVICE))
     if not 0 <= cfg.LESION.SCORE_THRESHOLD <= 1:
         raise LesionsegError(f"LESION.SCORE_THRESHOLD is in [0, 1], not {cfg.LESION.SCORE_THRESHOLD}")
     if cfg.INPUT.MIN_SIZE_TEST < 1:

@@ -17,9 +17,12 @@ def test_main_config_extends_the_model_zoo_baseline():
     cfg, baseline = setup_cfg(ROOT / "configs/isic_mrcnn.yaml"), model_zoo.get_config(BASELINE)
     assert cfg.MODEL.RESNETS.DEPTH == baseline.MODEL.RESNETS.DEPTH == 50
     assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
-    assert model_zoo.get_checkpoint_url(BASELINE).replace(
-        "https://dl.fbaipublicfiles.com/detectron2/", "detectron2://"
-    ) == cfg.MODEL.WEIGHTS
+    assert (
+        model_zoo.get_checkpoint_url(BASELINE).replace(
+            "https://dl.fbaipublicfiles.com/detectron2/", "detectron2://"
+        )
+        == cfg.MODEL.WEIGHTS
+    )
     assert cfg.INPUT.MASK_FORMAT == "bitmask"
 
 

@@ -193,3 +193,12 @@ def test_settings_are_checked(run: Path) -> None:
         list(LesionPredictor(run).predict([], 0))
     with pytest.raises(LesionsegError, match=r"config\.yaml does not exist"):
         LesionPredictor(run / "nowhere")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_run_trained_on_a_gpu_predicts_without_one(tmp_path):
+    run = make_run(tmp_path / "run", "MODEL.DEVICE", "cpu")
+    config = (run / "config.yaml").read_text()
+    assert "DEVICE: cpu" in config
+    (run / "config.yaml").write_text(config.replace("DEVICE: cpu", "DEVICE: cuda"))
+    assert LesionPredictor(run).device.type == "cpu"
