@@ -13,7 +13,10 @@ from training import training_cfg
 from lesionseg.checkpoint import read_best
 from lesionseg.errors import LesionsegError
 from lesionseg.hooks import validation_loss
+from lesionseg.prepare import prepare
+from lesionseg.prepared import PrepareOptions
 from lesionseg.stages import evaluate_run, train_stages
+from lesionseg.synthetic import make_synthetic
 from lesionseg.trainer import LesionTrainer
 
 
@@ -250,3 +253,19 @@ def test_unknown_metric_lists_the_known_ones(lesion_root, tmp_path):
     opts = ("SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "1", "LESION.BEST_METRIC", "isic/kappa")
     with pytest.raises(LesionsegError, match=r"isic/kappa.*isic/jaccard"):
         train_stages(training_cfg(lesion_root, tmp_path, *opts), resume=False)
+
+
+@pytest.mark.slow
+def test_classes_of_the_data_are_trained_and_scored(tmp_path):
+    make_synthetic(tmp_path / "raw", 24, 64, seed=0, workers=1)
+    raw = tmp_path / "raw"
+    prepare(PrepareOptions(images=raw / "images", masks=raw / "masks", labels=(raw / "labels.csv",),
+                           classes="diagnosis", name="tiny", out=tmp_path / "datasets/tiny", workers=1))  # fmt: skip
+    # The sampler of isic_mrcnn_diagnosis.yaml.
+    opts = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "0.6",
+            "SOLVER.MAX_ITER", "2", "LESION.BEST_METRIC", "loss")  # fmt: skip
+    cfg = training_cfg(tmp_path / "datasets", tmp_path / "run", *opts)
+    assert set(cfg.LESION.CLASSES) == {"nevus", "melanoma"}
+    scores = train_stages(cfg, resume=False)["tiny_val"]
+    assert {"AP-nevus", "AP-melanoma"} <= scores["segm"].keys()
+    assert weights(tmp_path / "run/model_final.pth")["roi_heads.box_predictor.cls_score.bias"].shape == (3,)
