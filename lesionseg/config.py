@@ -50,6 +50,17 @@ def add_lesion_config(cfg: CfgNode) -> None:
     # or AMX; CUDA from Ampere on), "on", "off". Training follows SOLVER.AMP.ENABLED.
     lesion.BF16 = "auto"
 
+    # ---- test-time augmentation, in evaluation and prediction ----
+    tta = lesion.TTA = CfgNode()
+    # Average what the network finds in several views of an image; time grows with their number (8 with the settings below).
+    tta.ENABLED = False
+    # Each view also mirrored.
+    tta.FLIP = True
+    # Each view turned by so many degrees, multiples of 90.
+    tta.TURNS = (0, 90, 180, 270)
+    # Each view at so many times the size of INPUT.MIN_SIZE_TEST.
+    tta.SCALES = (1.0,)
+
     # ---- schedule ----
     schedule = lesion.SCHEDULE = CfgNode()
     # Stage 1 trains FPN, RPN and heads with the ResNet frozen, at SOLVER.BASE_LR. Length in epochs, or, when

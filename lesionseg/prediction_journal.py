@@ -45,6 +45,7 @@ def fingerprint(cfg: CfgNode) -> dict[str, str]:
         "BF16",
     ):
         settings[f"LESION.{key}"] = cfg.LESION[key]
+    settings["LESION.TTA"] = cfg.LESION.TTA
     flat = _flat(settings)
     return {key: text for key, text in flat.items() if key not in ("MODEL.WEIGHTS", "MODEL.DEVICE")}
 

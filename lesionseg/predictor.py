@@ -26,6 +26,7 @@ from lesionseg.images import read_image
 from lesionseg.loading import class_names, load_weights, prediction_cfg
 from lesionseg.precision import autocast, keep_outputs_float32
 from lesionseg.reduced_jpeg import read_reduced_jpeg
+from lesionseg.tta import TestTimeAugmentation
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class LesionPredictor:
         self._model = build_model(self.cfg).eval().to(memory_format=torch.channels_last)
         load_weights(self._model, self.cfg.MODEL.WEIGHTS)
         keep_outputs_float32(self._model)
+        if self.cfg.LESION.TTA.ENABLED:
+            self._model = TestTimeAugmentation(self._model, self.cfg)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LesionPredictor, (self.cfg,)

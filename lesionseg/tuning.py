@@ -141,7 +141,7 @@ def _lesion_masks(found: Detections, selection: str, one: bool) -> Iterator[tupl
         for i, count in enumerate(kept):
             count = min(count, 1) if selection == "top" else count
             if count not in made:
-                mask = full[:count].any(axis=0)
+                mask: np.ndarray = np.any(full[:count], axis=0)
                 made[count] = one_region(mask) if one else mask
             yield i, j, made[count]
 
