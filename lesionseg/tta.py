@@ -91,7 +91,7 @@ class TestTimeAugmentation(nn.Module):
 
     def __init__(self, model: nn.Module, cfg: CfgNode) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.views = views(cfg)
         self.score_threshold = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
         self.most = cfg.TEST.DETECTIONS_PER_IMAGE
