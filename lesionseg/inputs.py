@@ -114,7 +114,11 @@ def _inside_output(path: Path, output: str | Path | None) -> bool:
 def _walk(folder: Path, output: str | Path | None) -> Iterator[Path]:
     own = Path(output).resolve() if output is not None else None
     seen = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise LesionsegError(f"cannot look into the folder {error.filename}: {error.strerror}") from error
+
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = Path(where).resolve()
         if real == own or real in seen or JOURNAL in files:
             folders.clear()

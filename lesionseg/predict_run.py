@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -75,13 +75,16 @@ def predict_images(
         Summary. The tables list this call's images, in the order of `inputs`, finished before or now.
 
     Raises:
-        LesionsegError: see `find_images` and `Journal`; a file cannot be written.
+        LesionsegError: see `find_images` and `Journal`; a file cannot be written; a number below 1.
     """
+    for name, number in (("batch size", batch_size), ("number of workers", workers)):
+        if number is not None and number < 1:
+            raise LesionsegError(f"the {name} is 1 or more, not {number}")
     items = find_images(inputs, output)
     logger.info("%d images; writing to %s", len(items), output)
     wanted = [kind for kind in save if kind in PICTURES]
     summary = Summary()
-    with Journal(output, fingerprint(predictor.cfg), overwrite) as journal:
+    with _writing_to(output), Journal(output, fingerprint(predictor.cfg), overwrite) as journal:
         todo = [item for item in items if overwrite or not journal.finished(item, wanted)]
         summary.finished = len(items) - len(todo)
         if summary.finished:
@@ -100,6 +103,16 @@ def predict_images(
                 journal.replace(result)
         _write_tables(journal, items, [kind for kind in save if kind in TABLES], summary)
     return summary
+
+
+@contextmanager
+def _writing_to(output: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LesionsegError(
+            f"cannot write to {output}: {error}. What is finished is kept: run the same command again to continue"
+        ) from error
 
 
 def _write_tables(journal: Journal, items: Sequence[Item], kinds: Sequence[str], summary: Summary) -> None:
@@ -134,8 +147,6 @@ class Writer:
             files = {kind: sink.write(prediction) for kind, sink in self.sinks.items()}
         except ImageError as error:
             return FailedImage(str(item.path), error)
-        except OSError as error:
-            raise LesionsegError(f"cannot write the results of {item.path}: {error}") from error
         return describe(prediction, files)
 
 

@@ -41,6 +41,7 @@ def predict(
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "tools/predict.py"), run_name="__main__")
+    assert isinstance(stop.value.code, int)
     return stop.value.code, *capfd.readouterr()
 
 
@@ -254,9 +255,19 @@ def test_kinds_of_files_come_out_the_same(predictor: LesionPredictor, tmp_path: 
         assert (mask == reference).mean() > 0.97, name
 
 
-def test_full_disk_is_a_clear_error(predictor: LesionPredictor, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written(predictor: LesionPredictor, tmp_path: Path) -> None:
+    """A file where a folder is needed stands for every reason not to be able to write, a full disk say."""
     imgs, out = make_images(tmp_path / "imgs", 1), tmp_path / "out"
     out.mkdir()
-    (out / "mask").touch()  # a file where a folder is needed stands for every reason not to be able to write
-    with pytest.raises(LesionsegError, match=r"cannot write the results of .*im0\.png"):
+    (out / "mask").touch()
+    with pytest.raises(LesionsegError, match=r"cannot write to .*out: .*mask"):
         predict_images(predictor, [imgs], out, ("mask",), workers=1)
+    with pytest.raises(LesionsegError, match="cannot write to"):
+        predict_images(predictor, [imgs], out / "mask", ("csv",), workers=1)
+
+
+def test_numbers_are_checked(predictor: LesionPredictor, tmp_path: Path) -> None:
+    with pytest.raises(LesionsegError, match="batch size is 1 or more, not 0"):
+        predict_images(predictor, [tmp_path], tmp_path / "out", batch_size=0)
+    with pytest.raises(LesionsegError, match="number of workers is 1 or more, not -2"):
+        predict_images(predictor, [tmp_path], tmp_path / "out", workers=-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import cv2
@@ -151,6 +152,11 @@ def test_thresholds(run: Path, images: list[Path]) -> None:
     cfg.LESION.SCORE_THRESHOLD = 1.0
     none = LesionPredictor(cfg)(image)
     assert len(none) == 0 and none.pred_masks.shape == (0, 90, 120)
+
+
+def test_travels_to_another_process(predictor: LesionPredictor, images: list[Path]) -> None:
+    image = cv2.imread(str(images[0]))
+    assert_same(pickle.loads(pickle.dumps(predictor))(image), predictor(image))
 
 
 def test_class_names(run: Path) -> None:
