@@ -23,6 +23,8 @@ setup(
     install_requires=[
         # what preparing data, scoring and drawing need; no network framework
         "imagehash",
+        "jinja2",
+        "joblib",
         "matplotlib",
         "numpy",
         "opencv-python",
@@ -31,10 +33,11 @@ setup(
         "PyYAML",
         "scikit-learn",
         "scipy",
+        "tabulate",
         "tqdm",
     ],
     extras_require={
-        # what Detectron2 itself imports: it comes in without its dependencies (tools/install_detectron2.sh)
+        # what Detectron2 itself imports: it comes in without its dependencies (tools/setup_env.sh)
         "detectron2": [
             "cloudpickle",
             "fvcore>=0.1.5,<0.1.6",
@@ -43,7 +46,6 @@ setup(
             "omegaconf>=2.1,<2.4",
             "packaging",
             "setuptools<81",  # model_zoo imports pkg_resources, which later ones no longer have
-            "tabulate",
             "tensorboard",
             "termcolor",
             "yacs>=0.1.8",
