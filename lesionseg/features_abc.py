@@ -143,10 +143,11 @@ def colour_shares(work: Work, skin: np.ndarray) -> dict[str, float]:
     if known:
         tint = np.array([0, *(skin[1:] - SKIN_AB)], dtype=np.float32)
         pixels, skin = pixels - tint, skin - tint
-    distance = np.linalg.norm(pixels[:, None] - references, axis=2)
+    # |p - r|^2 without |p|^2, which is the same for all references.
+    distance = (references**2).sum(axis=1) - 2 * pixels @ references.T
     if known:
         white = list(COLOURS).index("white")
         distance[pixels[:, 0] <= skin[0], white] = np.inf
-        distance = np.column_stack([distance, np.linalg.norm(pixels - skin, axis=1)])
+        distance = np.column_stack([distance, (skin**2).sum() - 2 * pixels @ skin])
     counts = np.bincount(distance.argmin(axis=1), minlength=len(COLOURS) + 1)
     return {name: float(counts[index] / len(pixels)) for index, name in enumerate(COLOURS)}
