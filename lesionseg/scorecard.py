@@ -88,7 +88,11 @@ def write_scorecard(cases: Sequence[Case], output: Path, about: dict[str, Any]) 
     Returns:
         The summary, as in scores.json.
     """
-    rows = score_cases(cases)
+    return write_rows(score_cases(cases), output, about)
+
+
+def write_rows(rows: Sequence[dict[str, Any]], output: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The second half of `write_scorecard`, for rows that are scored already."""
     summary = {**about, **summarise_scores(rows)}
     write_scores(output / CSV, rows)
     for name, style in ((MARKDOWN, "markdown"), (LATEX, "latex")):

@@ -138,6 +138,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
         if names := summary[key]:
             shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
             lines.append(f"{len(names)} images {text}: {shown}.")
+    if folds := summary.get("folds"):
+        lines.append(f"cross-validation: {folds}")
     if leaks := summary.get("leaks"):
         lines.append(leaks["text"])
     return lines

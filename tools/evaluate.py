@@ -4,6 +4,7 @@
 python tools/evaluate.py --predictions masks/of/a/team --masks reference/masks --output scores
 python tools/evaluate.py --predictions masks/of/a/team --dataset isic2018_val --output scores
 python tools/evaluate.py --run output/isic_mrcnn --dataset isic2018_val
+python tools/evaluate.py --run output/cross_validation --folds 5
 """
 
 from __future__ import annotations
@@ -24,16 +25,10 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--run", type=Path, help="run folder of a trained model")
     add("--predictions", type=Path, help="folder of predicted masks, named by image id")
-    add(
-        "--dataset",
-        help="prepared data set to score against, such as isic2018_val (default with --run: its test set)",
-    )
+    add("--dataset", help="prepared data set to score against (default with --run: its first test set)")
     add("--masks", type=Path, help="folder of reference masks to score against")
-    add(
-        "--output",
-        type=Path,
-        help="folder for the scores (default with --run: inference/<dataset> in the run folder)",
-    )
+    add("--output", type=Path, help="folder for the scores (default with --run: <run>/inference/<dataset>)")
+    add("--folds", type=int, metavar="K", help="--run holds K folds: score each, and pool them")
     add("--batch-size", type=int, default=1, help="images the network takes at once")
     add("opts", nargs="*", metavar="KEY VALUE", help="configuration for --run, such as MODEL.DEVICE cuda")
     args = parser.parse_args()
@@ -43,6 +38,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--predictions needs --output, and either --masks or --dataset")
     if args.run and args.masks:
         parser.error("a run is scored against a prepared data set: give --dataset instead of --masks")
+    if args.folds and (not args.run or args.dataset or args.output):
+        parser.error("--folds goes with --run alone: each fold is scored on its own part of the data")
     if args.opts and not args.run:
         parser.error(f"not understood: {' '.join(args.opts)}")
     return args
@@ -55,7 +52,11 @@ def main() -> None:
     from lesionseg.scorecard import score_dataset, score_folders
     from lesionseg.tables import score_text
 
-    if args.run:
+    if args.folds:
+        from lesionseg.folds import score_folds
+
+        summary, output = score_folds(args.run, args.folds, args.batch_size, args.opts)
+    elif args.run:
         from lesionseg.run_scores import score_run
 
         summary, output = score_run(args.run, args.dataset, args.output, args.batch_size, args.opts)

@@ -3,14 +3,18 @@
 
 python tools/train_net.py --config-file configs/isic_mrcnn.yaml --num-gpus 2
 python tools/train_net.py --config-file output/isic_mrcnn/config.yaml --eval-only
+python tools/train_net.py --config-file configs/isic_mrcnn.yaml --folds 5
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 
 from lesionseg.config import argument_parser, setup_cfg
 from lesionseg.errors import run_tool
+from lesionseg.folds import fold_commands
 from lesionseg.launching import setup_process, start
 from lesionseg.stages import check_output, complete_cfg, evaluate_run, train_stages
 
@@ -26,12 +30,25 @@ def work(args: argparse.Namespace) -> None:
         train_stages(cfg, args.resume)
 
 
-def main() -> None:
-    args = argument_parser(__doc__ or "").parse_args()
+def main() -> int:
+    parser = argument_parser(__doc__ or "")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="train once for each of K folds, see prepare_dataset.py --folds",
+    )
+    args = parser.parse_args()
     cfg = setup_cfg(args.config_file, args.opts)
+    if args.folds:  # each in a process of its own: logs, seeds and memory start afresh
+        for command in fold_commands([sys.executable, *sys.argv], cfg, args.folds):
+            if code := subprocess.run(command, check=False).returncode:
+                return code
+        return 0
     if not args.eval_only:
         check_output(cfg.OUTPUT_DIR, args.resume)
     start(work, args, cfg)
+    return 0
 
 
 if __name__ == "__main__":
