@@ -225,34 +225,26 @@ def reliability_plot(calibration: dict[str, Any]) -> str | None:
 
 def precision_recall_plot(curve: Sequence[dict[str, Any]]) -> str | None:
     """Precision over recall at mask IoU 0.5 and 0.75; None without detections."""
+    lines = {}
+    for iou in ("50", "75"):
+        points = [(point[f"recall{iou}"], point[f"precision{iou}"], point["threshold"]) for point in curve]
+        if points := [point for point in points if None not in point]:
+            lines[iou] = points
+    if not lines:
+        return None
     with figure() as (_, axes, result):
-        drawn = False
-        for iou, color in (("50", BLUE), ("75", ORANGE)):
-            points = [(p[f"recall{iou}"], p[f"precision{iou}"], p["threshold"]) for p in curve]
-            points = [
-                point
-                for point in points
-                if None not in point and point[0] == point[0] and point[1] == point[1]
-            ]
-            if not points:
-                continue
-            drawn = True
+        for (iou, points), color in zip(lines.items(), (BLUE, ORANGE), strict=False):
             axes.plot(
-                [p[0] for p in points],
-                [p[1] for p in points],
+                [point[0] for point in points],
+                [point[1] for point in points],
                 color=color,
                 label=f"mask IoU 0.{iou}".rstrip("0"),
             )
-            for recall, precision, threshold in points:
+            for x, y, threshold in points:
                 if threshold in (0.1, 0.3, 0.5, 0.7, 0.9):
-                    axes.plot(recall, precision, "o", color=color, markersize=4)
+                    axes.plot(x, y, "o", color=color, markersize=4)
                     axes.annotate(
-                        f"{threshold:g}",
-                        (recall, precision),
-                        xytext=(5, 4),
-                        textcoords="offset points",
-                        fontsize=7,
-                        color=GREY,
+                        f"{threshold:g}", (x, y), (5, 4), textcoords="offset points", fontsize=7, color=GREY
                     )
         axes.set(
             xlabel="recall (lesions found)",
@@ -261,7 +253,7 @@ def precision_recall_plot(curve: Sequence[dict[str, Any]]) -> str | None:
             ylim=(0, 1.02),
         )
         axes.legend(loc="lower left", title="numbers: score threshold", title_fontsize=8)
-    return result[0] if drawn else None
+    return result[0]
 
 
 def confusion_plot(classes: dict[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -9,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
 
+from lesionseg import report_plots as plots
 from lesionseg.errors import LesionsegError
 from lesionseg.images import read_mask, write_image
 from lesionseg.report import make_report
@@ -286,3 +289,45 @@ def test_tool(run: Path, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "r.html").is_file() and "written to" in result.stdout
+
+
+def svg(uri: str | None) -> str:
+    assert uri is not None and uri.startswith("data:image/svg+xml;base64,")
+    text = base64.b64decode(uri.split(",", 1)[1]).decode()
+    assert ElementTree.fromstring(text).tag.endswith("svg")
+    return text
+
+
+def test_plots_show_what_they_are_given() -> None:
+    """Matplotlib notes every text that it draws in a comment."""
+    matrix = {"names": ["melanoma", "nevus"], "matrix": [[7, 2, 1], [3, 41, 0]]}
+    drawn = svg(plots.confusion_plot(matrix))
+    assert all(f"<!-- {text} -->" in drawn for text in ("melanoma", "nevus", "no detection", "7", "41"))
+    bins = [{"low": 0.8, "high": 0.9, "n": 17, "score": 0.85, "jaccard": 0.7}]
+    assert "<!-- 17 -->" in svg(plots.reliability_plot({"bins": bins}))
+    assert "<!-- mask IoU 0.5 -->" in svg(plots.precision_recall_plot(CURVE))
+    group = {"name": "nevus", "n": 8, "jaccard": {"value": 0.7, "low": None, "high": None}}
+    division = {"title": "Diagnosis", "note": "", "groups": [group]}
+    assert "<!-- nevus  (n=8) -->" in svg(plots.subgroup_plot([division], 0.75))
+    assert "<!-- median 0.500 -->" in svg(plots.jaccard_plot([0.0, 0.5, 1.0]))
+
+
+def test_nothing_to_plot() -> None:
+    nothing = {"names": [], "matrix": [], "bins": [], "groups": []}
+    assert (
+        plots.confusion_plot(nothing)
+        is plots.reliability_plot(nothing)
+        is plots.subgroup_plot([nothing], 0.5)
+        is None
+    )
+    assert plots.loss_plot([]) is plots.score_plot([]) is plots.precision_recall_plot([]) is None
+
+
+def test_both_stages_are_on_one_axis(tmp_path: Path) -> None:
+    (tmp_path / "heads").mkdir()
+    for folder, count in ((tmp_path / "heads", 10), (tmp_path, 20)):
+        lines = [json.dumps({"iteration": i, "total_loss": 1.0}) for i in range(count)]
+        (folder / "metrics.json").write_text("\n".join(lines))
+    stages = plots.read_training_log(tmp_path)
+    x, _, ends = plots._series(stages, "total_loss")
+    assert x == list(range(30)) and ends == [10]
