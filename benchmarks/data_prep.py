@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import cv2
@@ -103,12 +105,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--copies", type=int, default=1, help="take each pair so many times (for small sets)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     figures = measure(arguments.data, arguments.copies, arguments.rounds)
-    print(f"{arguments.data.name}, {len(os.sched_getaffinity(0))} processors")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{arguments.data.name}, {cores} processors")
     for name, value in figures.items():
         print(f"{name:>22} {value:10.2f}")
+    if arguments.out:
+        facts = {"data": arguments.data.name, "processors": cores, "machine": platform.platform()}
+        arguments.out.write_text(json.dumps({**facts, "date": f"{date.today()}", **figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
