@@ -65,8 +65,11 @@ def score_table(summary: dict[str, Any]) -> Table:
             [metric_name(metric), *(interval_text(values[kind], digits) for kind in ("mean", "median"))]
         )
     rows.append([metric_name("failure_rate"), interval_text(summary["failure_rate"]), ""])
-    for task, values in (summary.get("detection") or {}).get("ap", {}).items():
-        kind = {"segm": "masks", "bbox": "boxes"}[task]
+    precision = (summary.get("detection") or {}).get("ap", {})
+    for task, kind in (("segm", "masks"), ("bbox", "boxes")):
+        values = precision.get(task)
+        if not values:
+            continue
         rows += [
             [f"{name} of {kind}, % (COCO)", number(values[name], 2), ""] for name in ("AP", "AP50", "AP75")
         ]
