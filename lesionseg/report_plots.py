@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,14 +247,19 @@ def precision_recall_plot(curve: Sequence[dict[str, Any]]) -> str | None:
                     axes.annotate(
                         f"{threshold:g}", (x, y), (5, 4), textcoords="offset points", fontsize=7, color=GREY
                     )
+        axes.set(xlabel="recall (lesions found)", ylabel="precision (detections right)")
+        seen = [point[:2] for points in lines.values() for point in points]
         axes.set(
-            xlabel="recall (lesions found)",
-            ylabel="precision (detections right)",
-            xlim=(0, 1.02),
-            ylim=(0, 1.02),
+            xlim=_from_tenth(min(recall for recall, _ in seen)),
+            ylim=_from_tenth(min(value for _, value in seen)),
         )
         axes.legend(loc="lower left", title="numbers: score threshold", title_fontsize=8)
     return result[0]
+
+
+def _from_tenth(smallest: float) -> tuple[float, float]:
+    """Axis limits for shares: from the tenth below the smallest one to 1 and a little."""
+    return max(0.0, math.floor(smallest * 10 - 0.5) / 10), 1.02
 
 
 def confusion_plot(classes: dict[str, Any]) -> str | None:
