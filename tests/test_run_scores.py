@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from conftest import draw_lesions
 from detectron2.data import DatasetCatalog
 from tiny_run import make_run
 
@@ -17,6 +19,9 @@ from lesionseg.config import setup_cfg
 from lesionseg.errors import LesionsegError
 from lesionseg.evaluation import build_evaluators
 from lesionseg.predictor import LesionPredictor
+from lesionseg.prepare import prepare
+from lesionseg.prepared import PrepareOptions
+from lesionseg.report import make_report
 from lesionseg.run_scores import INFERENCE, run_leaks, score_run
 from lesionseg.scoring import read_scores
 
@@ -133,3 +138,35 @@ def test_an_unreadable_image_is_named(run: Path, tmp_path: Path, lesion_root: Pa
     with pytest.raises(LesionsegError, match=r"8 images cannot be scored(.|\n)*ISIC_99"):
         score_run(run, output=tmp_path / "out", opts=("LESION.DATA_ROOT", str(tmp_path / "datasets")))
     assert not (tmp_path / "out/scores.json").exists()
+
+
+def test_a_detector_of_diagnoses_gets_a_confusion_matrix(tmp_path: Path) -> None:
+    drawn = draw_lesions(tmp_path / "drawn", 12)
+    names = sorted(path.stem for path in (drawn / "images").iterdir())
+    labels = {name: ("nevus", "melanoma")[index % 2] for index, name in enumerate(names)}
+    (tmp_path / "labels.csv").write_text(
+        "image_id,diagnosis\n" + "".join(f"{k},{v}\n" for k, v in labels.items())
+    )
+    prepare(
+        PrepareOptions(
+            images=drawn / "images",
+            masks=drawn / "masks",
+            out=tmp_path / "datasets/two",
+            labels=(tmp_path / "labels.csv",),
+            classes="diagnosis",
+            split="0.5/0.5",
+            workers=1,
+        )
+    )
+    data = ("DATASETS.TRAIN", "('two_train',)", "DATASETS.TEST", "('two_val',)")
+    run = make_run(tmp_path / "run", *data, "LESION.DATA_ROOT", str(tmp_path / "datasets"))
+    summary, output = score_run(run)
+    rows = read_scores(output / "scores.csv")
+    assert {row["id"]: row["reference_class"] for row in rows} == {
+        row["id"]: labels[row["id"]] for row in rows
+    }
+    assert summary["classes"]["names"] == ["melanoma", "nevus"]
+    matrix = np.array(summary["classes"]["matrix"])
+    for index, name in enumerate(summary["classes"]["names"]):
+        assert matrix[index].sum() == [row["reference_class"] for row in rows].count(name)
+    assert "Confusion matrix" in make_report(run).read_text()
