@@ -42,6 +42,9 @@ def reliability(scores: Sequence[float], jaccards: Sequence[float], bins: int = 
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
-    """ECE = sum over bins of n_b / n |mean Jaccard - mean score| (Naeini et al., AAAI 2015; Guo et al. 2017); NaN without images."""
+    """ECE = sum over bins of n_b / n |mean Jaccard - mean score|, in [0, 1]; NaN without images.
+
+    Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015; Guo et al. 2017.
+    """
     n = sum(b.n for b in bins)
     return sum(b.n * abs(b.jaccard - b.score) for b in bins if b.n) / n if n else float("nan")

@@ -113,12 +113,7 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
         )
         return found
     done.unlink(missing_ok=True)
-    classes, known = list(MetadataCatalog.get(dataset).thing_classes), list(cfg.LESION.CLASSES)
-    if known and classes != known:
-        raise LesionsegError(
-            f"the model tells {', '.join(known)} apart, {dataset} has {', '.join(classes)}: prepare the data set with "
-            "the --classes that the model was trained with"
-        )
+    classes = class_names_of(cfg, dataset)
     records = sorted(DatasetCatalog.get(dataset), key=lambda record: record["sample_id"])
     all_instances = cfg.clone()
     all_instances.LESION.SCORE_THRESHOLD = min(
@@ -153,6 +148,21 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
     with atomic_write(done) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def class_names_of(cfg: CfgNode, dataset: str) -> list[str]:
+    """The classes of a registered data set.
+
+    Raises:
+        LesionsegError: the model has others.
+    """
+    classes, known = list(MetadataCatalog.get(dataset).thing_classes), list(cfg.LESION.CLASSES)
+    if known and classes != known:
+        raise LesionsegError(
+            f"the model tells {', '.join(known)} apart, {dataset} has {', '.join(classes)}: prepare the data set with "
+            "the --classes that the model was trained with"
+        )
+    return classes
 
 
 def run_leaks(run: Path, cfg: CfgNode, dataset: str) -> dict[str, Any]:
