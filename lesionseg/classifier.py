@@ -85,6 +85,13 @@ class CropClassifier:
         cfg.DEVICE = available_device(device or cfg.DEVICE)
         self.models = Models(self.folder, cfg, len(self.classes))
 
+    @property
+    def files(self) -> list[Path]:
+        """What the answers come from."""
+        names = [MODEL, *([BEST] if "network" in self.members else [])]
+        names += [classifier_features.FILE] if self.members != ["network"] else []
+        return [self.folder / name for name in names]
+
     def __call__(self, image: np.ndarray, mask: np.ndarray) -> Opinion:
         """Classify one lesion.
 

@@ -11,7 +11,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
@@ -21,9 +21,11 @@ import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from lesionseg.annotations import Annotation, Annotator, csv_cells
 from lesionseg.crops import crop
 from lesionseg.errors import LesionsegError
 from lesionseg.evaluation import configured_lesion_mask
+from lesionseg.features_drawing import draw_abcd
 from lesionseg.images import atomic_write, read_image, write_image
 from lesionseg.inputs import Item
 from lesionseg.overlay import draw_overlay
@@ -52,11 +54,19 @@ class Prediction:
     instances: Instances
     cfg: CfgNode
     class_names: Sequence[str]
+    annotator: Annotator = field(default_factory=Annotator)
 
     @cached_property
     def image(self) -> np.ndarray:
         """uint8 (H, W, 3) BGR."""
         return read_image(self.item.path)
+
+    @cached_property
+    def annotations(self) -> list[Annotation]:
+        """One an instance."""
+        if not self.annotator.keys:
+            return [Annotation()] * len(self.instances)
+        return self.annotator(self.image, self.instances.pred_masks.numpy())
 
 
 class PictureSink(AbstractContextManager["PictureSink"]):
@@ -78,7 +88,8 @@ class OverlaySink(PictureSink):
 
     def write(self, prediction: Prediction) -> list[str]:
         relative = f"overlay/{prediction.item.name}.jpg"
-        overlay = draw_overlay(prediction.image, prediction.instances, prediction.class_names)
+        notes = [annotation.text for annotation in prediction.annotations]
+        overlay = draw_overlay(prediction.image, prediction.instances, prediction.class_names, notes)
         write_image(self.folder / relative, overlay)
         return [relative]
 
@@ -132,13 +143,27 @@ class MaskedCropSink(CropSink):
     background = "black"
 
 
+class AbcdSink(PictureSink):
+    """abcd/<name>_<k>.jpg: the photograph with axes, border segments, colours and scores of instance k."""
+
+    def write(self, prediction: Prediction) -> list[str]:
+        written = []
+        for number, annotation in enumerate(prediction.annotations, start=1):
+            if annotation.abcd is not None:
+                relative = f"abcd/{prediction.item.name}_{number}.jpg"
+                write_image(self.folder / relative, draw_abcd(prediction.image, annotation.abcd))
+                written.append(relative)
+        return written
+
+
 class TableSink(AbstractContextManager["TableSink"]):
     """A file that grows image by image under a temporary name and appears when the last one is written."""
 
     file_name: ClassVar[str]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, annotator: Annotator | None = None) -> None:
         self.path = folder / self.file_name
+        self.annotator = annotator or Annotator()
         self._stack = ExitStack()
 
     @abstractmethod
@@ -178,6 +203,7 @@ class CocoSink(TableSink):
                 "bbox": found["box"],
                 "score": found["score"],
                 "segmentation": {"size": [row["height"], row["width"]], "counts": found["counts"]},
+                **{key: found[key] for key in self.annotator.keys},
             }
             self._file.write(self._separator + json.dumps(result))
             self._separator = ",\n"
@@ -188,17 +214,20 @@ class CocoSink(TableSink):
 
 
 class CsvSink(TableSink):
-    """predictions.csv: one row an instance, see CSV_COLUMNS; one row with an empty instance for an image without."""
+    """predictions.csv: one row an instance, see CSV_COLUMNS; one row with an empty instance for an image without.
+
+    Behind them come the columns of what was asked for beyond outlines, see `Annotator.columns`.
+    """
 
     file_name = "predictions.csv"
 
     def __enter__(self) -> CsvSink:
-        self._writer = csv.DictWriter(self._open(), fieldnames=CSV_COLUMNS)
+        self._writer = csv.DictWriter(self._open(), fieldnames=(*CSV_COLUMNS, *self.annotator.columns))
         self._writer.writeheader()
         return self
 
     def write(self, row: dict[str, Any]) -> None:
-        self._writer.writerows(csv_rows(row))
+        self._writer.writerows(csv_rows(row, self.annotator.keys))
 
 
 PICTURES: dict[str, type[PictureSink]] = {
@@ -206,9 +235,11 @@ PICTURES: dict[str, type[PictureSink]] = {
     "mask": MaskSink,
     "crop": CropSink,
     "masked_crop": MaskedCropSink,
+    "abcd": AbcdSink,
 }
 TABLES: dict[str, type[TableSink]] = {"json": CocoSink, "csv": CsvSink}
 KINDS = (*PICTURES, *TABLES)
+DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != "abcd")  # measuring takes longer than all the others
 
 
 def parse_save(text: str) -> tuple[str, ...]:
@@ -244,7 +275,8 @@ def describe(prediction: Prediction, files: dict[str, list[str]]) -> dict[str, A
         "width": width,
         "files": files,
         "instances": [
-            _describe_instance(instances, k, prediction.class_names) for k in range(len(instances))
+            _describe_instance(instances, k, prediction.class_names) | prediction.annotator.row(annotation)
+            for k, annotation in enumerate(prediction.annotations)
         ],
     }
 
@@ -263,11 +295,12 @@ def _describe_instance(instances: Instances, k: int, class_names: Sequence[str])
     }
 
 
-def csv_rows(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of predictions.csv for an image's journal row, with the keys CSV_COLUMNS."""
+def csv_rows(row: dict[str, Any], annotations: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of predictions.csv for an image's journal row, with the keys CSV_COLUMNS and those of `annotations`."""
     rows = []
     for number, found in enumerate(row["instances"], start=1):
         values = (row["file"], number, found["class"], found["score"], *found["box"], found["area"])
         share = round(found["area"] / (row["height"] * row["width"]), 6)
-        rows.append(dict(zip(CSV_COLUMNS, (*values, share), strict=True)))
+        cells = csv_cells({key: found[key] for key in annotations})
+        rows.append(dict(zip(CSV_COLUMNS, (*values, share), strict=True)) | cells)
     return rows or [{"file": row["file"]}]

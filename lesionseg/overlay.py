@@ -21,13 +21,16 @@ FILL = 0.12  # opacity of the mask: the lesion's colours stay visible
 FONT_SCALE = 1.5  # labels and lines stay readable when a large photograph is shown whole on a screen
 
 
-def draw_overlay(image: np.ndarray, instances: Instances, class_names: Sequence[str]) -> np.ndarray:
+def draw_overlay(
+    image: np.ndarray, instances: Instances, class_names: Sequence[str], notes: Sequence[str] = ()
+) -> np.ndarray:
     """Boxes, classes, scores and masks over an image.
 
     Args:
         image: uint8 (H, W, 3) BGR.
         instances: as LesionPredictor returns them for the image.
         class_names: by class index.
+        notes: for each instance, what else its label says; () for nothing.
 
     Returns:
         uint8 (H, W, 3) BGR, a new array; the image itself where there are no instances.
@@ -37,6 +40,9 @@ def draw_overlay(image: np.ndarray, instances: Instances, class_names: Sequence[
         return drawn
     classes = instances.pred_classes.tolist()
     scores = instances.scores.tolist()
+    labels = [f"{class_names[c]} {s:.0%}" for c, s in zip(classes, scores, strict=True)]
+    if notes:
+        labels = [", ".join(filter(None, pair)) for pair in zip(labels, notes, strict=True)]
     visualizer = Visualizer(image)
     visualizer._default_font_size *= FONT_SCALE  # an argument only in newer versions of Detectron2
     # Matplotlib takes seconds and gigabytes to show a photograph of 12 megapixels, and a tenth of that to draw on
@@ -46,7 +52,7 @@ def draw_overlay(image: np.ndarray, instances: Instances, class_names: Sequence[
     visualizer.overlay_instances(
         boxes=instances.pred_boxes,
         masks=list(instances.pred_masks.numpy()),
-        labels=[f"{class_names[c]} {s:.0%}" for c, s in zip(classes, scores, strict=True)],
+        labels=labels,
         assigned_colors=[COLOURS[c % len(COLOURS)] for c in classes],
         alpha=FILL,
     )

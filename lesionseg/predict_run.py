@@ -16,20 +16,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import torch
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
+from lesionseg.annotations import Annotator
 from lesionseg.detections import Detections
 from lesionseg.errors import LesionsegError
 from lesionseg.images import ImageError
 from lesionseg.inputs import Item, find_images
-from lesionseg.outputs import KINDS, PICTURES, TABLES, Prediction, describe
+from lesionseg.outputs import DEFAULT_KINDS, PICTURES, TABLES, Prediction, describe
 from lesionseg.prediction_journal import Journal, fingerprint
 from lesionseg.predictor import FailedImage, LesionPredictor, to_instances
+
+if TYPE_CHECKING:
+    from lesionseg.classifier import CropClassifier
 
 GPU_BATCH = 8
 T = TypeVar("T")
@@ -56,10 +60,11 @@ def predict_images(
     predictor: LesionPredictor,
     inputs: Sequence[str | Path],
     output: str | Path,
-    save: Sequence[str] = KINDS,
+    save: Sequence[str] = DEFAULT_KINDS,
     batch_size: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    classifier: CropClassifier | None = None,
 ) -> Summary:
     """Predict images and write what `save` names to `output`; a killed run continues when called again.
 
@@ -70,6 +75,7 @@ def predict_images(
         batch_size: images that the network takes at once; by default 8 on a GPU, 1 on a CPU (where more gains nothing).
         workers: processes; by default one a core. 1 does everything in this process.
         overwrite: predict finished images again, and delete results of another model.
+        classifier: gives every instance its class probabilities, in overlay, JSON and CSV.
 
     Returns:
         Summary. The tables list this call's images, in the order of `inputs`, finished before or now.
@@ -84,12 +90,14 @@ def predict_images(
     logger.info("%d images; writing to %s", len(items), output)
     wanted = [kind for kind in save if kind in PICTURES]
     summary = Summary()
-    with _writing_to(output), Journal(output, fingerprint(predictor.cfg), overwrite) as journal:
-        todo = [item for item in items if overwrite or not journal.finished(item, wanted)]
+    annotator = Annotator("abcd" in save, classifier)
+    made_by = fingerprint(predictor.cfg) | annotator.fingerprint()
+    with _writing_to(output), Journal(output, made_by, overwrite) as journal:
+        todo = [item for item in items if overwrite or not _finished(journal, item, wanted, annotator)]
         summary.finished = len(items) - len(todo)
         if summary.finished:
             logger.info("%d are finished already (--overwrite does them again)", summary.finished)
-        writer = Writer(predictor.cfg, predictor.metadata.thing_classes, Path(output), wanted)
+        writer = Writer(predictor.cfg, predictor.metadata.thing_classes, Path(output), wanted, annotator)
         workers = workers or cores()
         if predictor.device.type == "cpu":
             results = predict_in_workers(predictor, writer, todo, batch_size or 1, workers)
@@ -101,8 +109,16 @@ def predict_images(
             else:
                 summary.predicted += 1
                 journal.replace(result)
-        _write_tables(journal, items, [kind for kind in save if kind in TABLES], summary)
+        _write_tables(journal, items, [kind for kind in save if kind in TABLES], summary, annotator)
     return summary
+
+
+def _finished(journal: Journal, item: Item, wanted: Sequence[str], annotator: Annotator) -> bool:
+    """Whether an image's files are there, and what is asked for of its instances is known."""
+    if not journal.finished(item, wanted):
+        return False
+    row = journal.row(item.name)
+    return row is not None and all(key in found for found in row["instances"] for key in annotator.keys)
 
 
 @contextmanager
@@ -115,10 +131,12 @@ def _writing_to(output: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _write_tables(journal: Journal, items: Sequence[Item], kinds: Sequence[str], summary: Summary) -> None:
+def _write_tables(
+    journal: Journal, items: Sequence[Item], kinds: Sequence[str], summary: Summary, annotator: Annotator
+) -> None:
     failed = {failure.file_name for failure in summary.failed}
     with ExitStack() as stack:
-        tables = [stack.enter_context(TABLES[kind](journal.folder)) for kind in kinds]
+        tables = [stack.enter_context(TABLES[kind](journal.folder, annotator)) for kind in kinds]
         for item in items:
             row = journal.row(item.name)
             if row is None or str(item.path) in failed:
@@ -132,7 +150,15 @@ def _write_tables(journal: Journal, items: Sequence[Item], kinds: Sequence[str],
 class Writer:
     """From what was detected in an image to its files and its journal row."""
 
-    def __init__(self, cfg: CfgNode, class_names: Sequence[str], folder: Path, kinds: Sequence[str]) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        class_names: Sequence[str],
+        folder: Path,
+        kinds: Sequence[str],
+        annotator: Annotator | None = None,
+    ) -> None:
+        self.annotator = annotator or Annotator()
         self.cfg = cfg
         self.class_names = class_names
         self.sinks = {kind: PICTURES[kind](folder) for kind in kinds}
@@ -142,12 +168,12 @@ class Writer:
         if isinstance(found, FailedImage):
             return found
         instances = to_instances(found, self.cfg.LESION.MASK_THRESHOLD)
-        prediction = Prediction(item, instances, self.cfg, self.class_names)
+        prediction = Prediction(item, instances, self.cfg, self.class_names, self.annotator)
         try:
             files = {kind: sink.write(prediction) for kind, sink in self.sinks.items()}
+            return describe(prediction, files)
         except ImageError as error:
             return FailedImage(str(item.path), error)
-        return describe(prediction, files)
 
 
 @dataclass

@@ -123,7 +123,7 @@ def test_foreseeable_mistakes_are_one_line(
     code, _, text = tool("--input", imgs)
     assert code == 2 and text.startswith("error: no trained model found")
     for arguments, message in (
-        (["--save", "mask,png"], "--save takes overlay, mask, crop, masked_crop, json, csv"),
+        (["--save", "mask,png"], "--save takes overlay, mask, crop, masked_crop, abcd, json, csv"),
         (["--score-threshold", "2"], "LESION.SCORE_THRESHOLD is in [0, 1], not 2"),
         (["NO.KEY", "1"], "NO.KEY"),
     ):

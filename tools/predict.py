@@ -31,7 +31,12 @@ def parse_args() -> argparse.Namespace:
     )
     add("--batch-size", type=int, help="images the network takes at once (default: 8 on a GPU, 1 on a CPU)")
     add("--workers", type=int, help="processes (default: one a core)")
-    add("--save", default="", help="any of overlay,mask,crop,masked_crop,json,csv (default: all)")
+    add(
+        "--save",
+        default="",
+        help="any of overlay,mask,crop,masked_crop,abcd,json,csv (default: all but abcd)",
+    )
+    add("--classifier", help="run of tools/train_classifier.py: class probabilities in overlay, JSON and CSV")
     add("--overwrite", action="store_true", help="do finished images again; delete results of another model")
     add("opts", nargs="*", metavar="KEY VALUE", help="configuration, such as LESION.MASK_SELECTION union")
     return parser.parse_args()
@@ -42,22 +47,24 @@ def main() -> int:
     model = find_model(args.weights, args.config_file)
     print(model, flush=True)  # before the slow imports: the first thing said is which model this is
 
+    from lesionseg.annotations import load_classifier
     from lesionseg.config import setup_cfg
-    from lesionseg.outputs import KINDS, parse_save
+    from lesionseg.outputs import DEFAULT_KINDS, parse_save
     from lesionseg.predict_run import predict_images
     from lesionseg.predictor import LesionPredictor
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    save = parse_save(args.save) if args.save else KINDS
+    save = parse_save(args.save) if args.save else DEFAULT_KINDS
     opts = list(args.opts)
     if args.score_threshold is not None:
         opts += ["LESION.SCORE_THRESHOLD", args.score_threshold]
     if args.device:
         opts += ["MODEL.DEVICE", args.device]
     predictor = LesionPredictor(setup_cfg(model.config, opts), model.weights)
+    classifier = load_classifier(args.classifier) if args.classifier else None
     output = args.output or model.weights.parent / "predictions"
     summary = predict_images(
-        predictor, args.input, output, save, args.batch_size, args.workers, args.overwrite
+        predictor, args.input, output, save, args.batch_size, args.workers, args.overwrite, classifier
     )
     print(f"{summary.predicted} images predicted, {summary.finished} were finished; results in {output}")
     if summary.without_lesion:
