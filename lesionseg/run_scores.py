@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 MASKS = "masks"
 INFERENCE = "inference.json"  # what was found in each image, and by which model; written last
 COCO_RESULTS = "coco_instances_results.json"  # COCOEvaluator's name
+_SETTINGS = ("weights", "INPUT.", "LESION.")  # of inference.json's "made_by", what scores.json repeats
 AP_METRICS = ("AP", "AP50", "AP75")
 
 
@@ -83,7 +84,7 @@ def score_run(
     about = {
         "predictions": f"{model.weights}",
         "references": dataset,
-        "weights_sha256": found["made_by"]["weights (SHA-256)"],
+        "settings": {key: text for key, text in found["made_by"].items() if key.startswith(_SETTINGS)},
         "detection": {"ap": found["ap"], "curve": curve},
         "leaks": run_leaks(run, cfg, dataset),
         "licences": licences([*cfg.DATASETS.TRAIN, dataset]),

@@ -134,6 +134,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
         f"{summary['images']} images, {summary['groups']} independent groups; intervals: {summary['interval']}.",
         f"scored: {summary['predictions']} against {summary['references']}.",
     ]
+    if settings := summary.get("settings"):
+        lines.append(f"settings: {', '.join(f'{key} {value}' for key, value in settings.items())}.")
     for key, text in (
         ("missing", "without a prediction, scored as empty masks"),
         ("empty", "whose predicted mask is empty"),

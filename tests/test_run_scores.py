@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -90,6 +91,14 @@ def test_masks_equal_the_official_scorer(
     theirs = official.SegmentationScore.from_dir(tmp_path, output / "masks").macro_average
     for metric in ("jaccard", "threshold_jaccard", "dice", "accuracy", "sensitivity", "specificity"):
         assert summary["metrics"][metric]["mean"]["value"] == pytest.approx(theirs[metric], abs=1e-9)
+
+
+def test_settings_are_beside_the_scores(run: Path, scored: tuple[dict[str, Any], Path]) -> None:
+    summary, output = scored
+    digest = hashlib.sha256((run / "model_best.pth").read_bytes()).hexdigest()
+    assert summary["settings"]["weights (SHA-256)"] == digest
+    text = (output / "scores.md").read_text()
+    assert digest in text and "LESION.SCORE_THRESHOLD 0.3" in text and "LESION.TTA.ENABLED False" in text
 
 
 def test_leaks_are_reported(scored: tuple[dict[str, Any], Path]) -> None:
