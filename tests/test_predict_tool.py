@@ -190,7 +190,16 @@ def test_rerun_skips_what_is_finished(predictor: LesionPredictor, tmp_path: Path
     assert (summary.predicted, summary.finished) == (4, 0)
 
 
+def is_running(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_killed_run_continues(run: Path, tmp_path: Path) -> None:
     imgs, out = make_images(tmp_path / "imgs", 60), tmp_path / "out"
     command = [sys.executable, ROOT / "tools/predict.py", "--input", imgs, "--output", out]
@@ -200,8 +209,14 @@ def test_killed_run_continues(run: Path, tmp_path: Path) -> None:
     journal = out / JOURNAL
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 10):
         time.sleep(0.02)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 60
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "workers outlive the process that they work for"
+        time.sleep(0.1)
     before = journal.read_bytes().count(b"\n") - 1
     assert 0 < before < 60 and not (out / "predictions.csv").exists()
     summary = predict_images(LesionPredictor(run), [imgs], out, ("mask", "json", "csv"), workers=1)
