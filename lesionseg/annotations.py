@@ -15,6 +15,9 @@ from lesionseg.features import FEATURES, Abcd, measure
 if TYPE_CHECKING:  # scikit-learn and torchvision's networks are loaded only where a classifier is asked for
     from lesionseg.classifier import CropClassifier, Opinion
 
+# Without area_px: predictions.csv has a column of that name, with the area of the whole mask.
+ABCD_COLUMNS = tuple(name for name in FEATURES if name != "area_px")
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -44,10 +47,10 @@ class Annotator:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of predictions.csv: diagnosis ("uncertain" where the classifier abstains), p_<class>, and FEATURES."""
+        """Of predictions.csv: diagnosis ("uncertain" where the classifier abstains), p_<class>, and ABCD_COLUMNS."""
         classes = () if self.classifier is None else self.classifier.classes
         opinion = ("diagnosis", *(f"p_{name}" for name in classes)) if self.classifier else ()
-        return (*opinion, *(FEATURES if self.abcd else ()))
+        return (*opinion, *(ABCD_COLUMNS if self.abcd else ()))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -100,4 +103,5 @@ def csv_cells(row: dict[str, Any]) -> dict[str, Any]:
     """`Annotator.row` as cells of predictions.csv, by column."""
     cells = {"diagnosis": row["diagnosis"]} if "diagnosis" in row else {}
     cells |= {f"p_{name}": p for name, p in (row.get("probabilities") or {}).items()}
-    return cells | (row.get("abcd") or {})
+    abcd = row.get("abcd") or {}
+    return cells | {name: abcd[name] for name in ABCD_COLUMNS if name in abcd}

@@ -70,6 +70,8 @@ def test_abcd_and_classes_in_one_pass(predictor, images, classifier, tmp_path):
     loaded = load_classifier(classifier)
     summary = predict_images(predictor, [images], tmp_path, save, workers=1, classifier=loaded)
     assert (summary.predicted, summary.failed) == (2, [])
+    header = (tmp_path / "predictions.csv").read_text().splitlines()[0].split(",")
+    assert len(set(header)) == len(header)
     rows, results = rows_of(tmp_path), json.loads((tmp_path / "predictions.json").read_text())
     assert len(rows) == len(results) > 2
     for found, result in zip(rows, results, strict=True):
@@ -81,10 +83,12 @@ def test_abcd_and_classes_in_one_pass(predictor, images, classifier, tmp_path):
             assert found["diagnosis"] == found["asymmetry"] == ""
             continue
         values = measure(image, mask).values
+        assert int(found["area_px"]) == mask.sum()
         for name in FEATURES:
-            assert float(found[name] or "nan") == pytest.approx(values[name], rel=1e-4, nan_ok=True), name
             expected = None if np.isnan(values[name]) else pytest.approx(values[name], rel=1e-4)
             assert result["abcd"][name] == expected
+        for name in set(FEATURES) - {"area_px"}:
+            assert float(found[name] or "nan") == pytest.approx(values[name], rel=1e-4, nan_ok=True), name
         p = result["probabilities"]
         assert sum(p.values()) == pytest.approx(1, abs=1e-5)
         assert {name: float(found[f"p_{name}"]) for name in ("nevus", "melanoma")} == p
