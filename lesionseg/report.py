@@ -16,6 +16,7 @@ import lesionseg
 from lesionseg import report_plots as plots
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
+from lesionseg.report_classifier import classifier_part
 from lesionseg.report_gallery import gallery
 from lesionseg.score_summary import read_summary
 from lesionseg.scorecard import CSV, JSON
@@ -26,11 +27,12 @@ INFERENCE = "inference"
 REPORT = "report.html"
 
 
-def make_report(run: Path, output: Path | None = None) -> Path:
+def make_report(run: Path, output: Path | None = None, classifier: Path | None = None) -> Path:
     """Write the report of a run folder; every data set that tools/evaluate.py scored for it has a part.
 
     Args:
         output: by default <run>/report.html.
+        classifier: run of tools/train_classifier.py, to be reported too and compared with the run's own classes.
 
     Raises:
         LesionsegError: no run folder, or no scores in it yet.
@@ -49,6 +51,9 @@ def make_report(run: Path, output: Path | None = None) -> Path:
         version=lesionseg.__version__,
         training=training_part(run, cfg),
         datasets=[dataset_part(folder, len(scored)) for folder in scored],
+        classifier=classifier_part(classifier, {f.name: read_scores(f / CSV) for f in scored})
+        if classifier
+        else None,
         data=data_parts(run, cfg, scored),
         definitions=DEFINITIONS,
     )

@@ -281,7 +281,11 @@ def confusion_plot(classes: dict[str, Any]) -> str | None:
                 color="white" if share[i, j] > 0.55 else "black",
             )
         axes.set_xticks(
-            range(len(matrix) + 1), [*classes["names"], "no detection"], rotation=35, ha="right", fontsize=8
+            range(matrix.shape[1]),
+            [*classes["names"], "no detection"][: matrix.shape[1]],
+            rotation=35,
+            ha="right",
+            fontsize=8,
         )
         axes.set_yticks(range(len(matrix)), classes["names"], fontsize=8)
         axes.grid(visible=False)

@@ -22,9 +22,12 @@ def main() -> None:
     )
     parser.add_argument("--run", type=Path, required=True, help="run folder, scored by tools/evaluate.py")
     parser.add_argument("--output", type=Path, help="file to write (default: report.html in the run folder)")
+    parser.add_argument(
+        "--classifier", type=Path, help="run of tools/train_classifier.py, reported and compared too"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    path = make_report(args.run, args.output)
+    path = make_report(args.run, args.output, args.classifier)
     print(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
