@@ -10,10 +10,14 @@ BIN := $(VENV)/bin
 setup: $(VENV)/.ready
 	@$(BIN)/python -W ignore -c "from lesionseg._detectron2 import origin; print(origin())"
 
-# Installed again when what is to be installed changes, and only then.
+# Installed again when what is to be installed changes, and only then. The stamp holds DETECTRON2, so that naming one
+# later takes effect.
+ifneq ($(filter-out $(shell cat $(VENV)/.ready 2>/dev/null),$(DETECTRON2)),)
+.PHONY: $(VENV)/.ready
+endif
 $(VENV)/.ready: setup.py tools/setup_env.sh
 	VENV=$(VENV) PYTHON=$(PYTHON) bash tools/setup_env.sh
-	touch $@
+	@echo '$(DETECTRON2)' > $@
 
 demo: $(VENV)/.ready
 	PATH="$(abspath $(BIN)):$$PATH" bash tools/demo.sh

@@ -19,7 +19,8 @@ fi
 say "evaluate it on the held-out images"
 python -W ignore tools/evaluate.py --run "$run"
 say "outline the lesions of held-out images"
-python -W ignore tools/predict.py --input "$raw/images" --weights "$run/model_best.pth" --save overlay,mask,csv
+awk -F, -v folder="$PWD/$raw/images/" '$4 == "val" {print folder $2}' "$data/split.csv" > "$run/held_out.txt"
+python -W ignore tools/predict.py --input "$run/held_out.txt" --weights "$run/model_best.pth" --save overlay,mask,csv
 say "done"
 echo "overlays: $run/predictions/overlay"
 echo "masks:    $run/predictions/mask"

@@ -19,18 +19,18 @@ if ! "$py" -c 'import torch, torchvision' 2>/dev/null; then
     say "torch and torchvision (some gigabytes)"
     "${pip[@]}" torch torchvision
 fi
-"$py" - <<'CHECK' || { echo "error: torch and torchvision do not fit each other; install both from the same index" >&2; exit 1; }
-import torch, torchvision
-torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-CHECK
+if ! "$py" -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)'; then
+    echo "error: torch and torchvision do not fit each other: delete $VENV, and let pip take both from the same index" >&2
+    exit 1
+fi
 
 say "lesionseg and what it needs"
 "${pip[@]}" --editable ".[detectron2,test,lint]"
-if ! problem=$("$py" -c 'import cv2' 2>&1); then
-    echo "error: opencv-python cannot be imported: ${problem##*$'\n'}" >&2
-    echo "Without a graphics library (libGL) use the headless build:" >&2
-    echo "  $py -m pip uninstall -y opencv-python && $py -m pip install opencv-python-headless" >&2
-    exit 1
+if ! "$py" -c 'import cv2' 2>/dev/null; then
+    say "opencv-python finds no graphics library (libGL) here: opencv-python-headless in its place"
+    "$py" -m pip uninstall --quiet --yes opencv-python
+    "${pip[@]}" --force-reinstall --no-deps opencv-python-headless
+    "$py" -c 'import cv2' || { echo "error: OpenCV cannot be imported, see above" >&2; exit 1; }
 fi
 
 real() { "$py" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("detectron2") is None)'; }
@@ -39,6 +39,8 @@ if real; then
     say "Detectron2: already installed"
 elif [ -n "${DETECTRON2:-}" ]; then
     say "Detectron2: $DETECTRON2"
+    # A folder's bare name would be looked up in the package index.
+    [ ! -e "$DETECTRON2" ] || DETECTRON2=$(realpath "$DETECTRON2")
     build "$DETECTRON2"
 elif command -v git >/dev/null && GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote "$REPOSITORY" HEAD >/dev/null 2>&1; then
     say "Detectron2: $REPOSITORY at $COMMIT (compiles for some minutes)"
