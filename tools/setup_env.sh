@@ -25,6 +25,9 @@ if ! "$py" -c 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4),
 fi
 
 say "lesionseg and what it needs"
+if "$py" -m pip show --quiet LabGym 2>/dev/null; then
+    echo "(pip may complain of LabGym's requirements: no matter, only its detectron2 folder is used)"
+fi
 "${pip[@]}" --editable ".[detectron2,test,lint]"
 if ! "$py" -c 'import cv2' 2>/dev/null; then
     say "opencv-python finds no graphics library (libGL) here: opencv-python-headless in its place"
