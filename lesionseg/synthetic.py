@@ -356,10 +356,12 @@ def make_synthetic(folder: Path, count: int, size: int, seed: int, workers: int 
         for _ in tqdm(jobs, total=count, unit="image", desc="drawing", disable=None):
             pass
     rows = [_label_row(seed, index) for index in range(count)]
-    with atomic_write(folder / "labels.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, LABEL_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    labels = folder / "labels.csv"
+    if not labels.is_file():  # a data set prepared from these files knows them by their time of change
+        with atomic_write(labels) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, LABEL_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
     return sum(row["benign_malignant"] == "malignant" for row in rows)
 
 

@@ -46,6 +46,19 @@ def test_a_stopped_run_continues(tmp_path):
     assert digests(tmp_path) == before and kept.stat().st_mtime_ns == stamp
 
 
+def test_a_second_run_touches_no_file(tmp_path):
+    def stamps():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+    make_synthetic(tmp_path, 2, 64, seed=0, workers=1)
+    before = stamps()
+    assert len(before) == 6
+    assert make_synthetic(tmp_path, 2, 64, seed=0, workers=1) == len(
+        [number for number in range(2) if draw_lesion(0, number).malignant]
+    )
+    assert stamps() == before
+
+
 def test_labels_follow_the_rule_and_classes_are_balanced():
     lesions = [draw_lesion(0, number) for number in range(400)]
     for lesion in lesions:
