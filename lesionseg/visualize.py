@@ -56,6 +56,7 @@ def draw_mapped(item: dict[str, Any], image_format: str, classes: Sequence[str])
         labels=[classes[index] for index in instances.gt_classes.tolist()],
         boxes=instances.gt_boxes,
         masks=list(instances.gt_masks.tensor.numpy()) if len(instances) else None,
+        alpha=0.2,  # what augmentation did to the colours must be seen
     )
     return drawn.get_image()[:, :, ::-1]
 
