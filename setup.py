@@ -50,7 +50,7 @@ setup(
             "termcolor",
             "yacs>=0.1.8",
         ],
-        "test": ["isic-challenge-scoring", "pytest", "pytest-xdist"],
+        "test": ["isic-challenge-scoring", "pytest", "pytest-xdist", "surface-distance"],
         "lint": ["mypy", "ruff"],
     },
 )
