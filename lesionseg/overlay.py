@@ -42,7 +42,7 @@ def draw_overlay(
     scores = instances.scores.tolist()
     labels = [f"{class_names[c]} {s:.0%}" for c, s in zip(classes, scores, strict=True)]
     if notes:
-        labels = [", ".join(filter(None, pair)) for pair in zip(labels, notes, strict=True)]
+        labels = ["\n".join(filter(None, pair)) for pair in zip(labels, notes, strict=True)]
     visualizer = Visualizer(image)
     visualizer._default_font_size *= FONT_SCALE  # an argument only in newer versions of Detectron2
     # Matplotlib takes seconds and gigabytes to show a photograph of 12 megapixels, and a tenth of that to draw on
@@ -56,9 +56,24 @@ def draw_overlay(
         assigned_colors=[COLOURS[c % len(COLOURS)] for c in classes],
         alpha=FILL,
     )
+    _place_labels(visualizer, instances.pred_boxes.tensor[:, 1].numpy(), image.shape[1])
     buffer, (width, height) = visualizer.output.canvas.print_to_buffer()
     _blend(drawn, np.frombuffer(buffer, dtype=np.uint8).reshape(height, width, 4))
     return drawn
+
+
+def _place_labels(visualizer: Visualizer, tops: np.ndarray, width: int) -> None:
+    """Move labels off the lesion, above their box where there is room, and back into the image at its right side.
+
+    The Visualizer puts them into the box's upper left corner. `tops` holds the boxes' upper sides in px.
+    """
+    renderer = visualizer.output.canvas.get_renderer()
+    for text in visualizer.output.ax.texts:
+        extent, padding = text.get_window_extent(renderer), text.get_fontsize() / 2
+        x, y = text.get_position()
+        if np.isclose(tops, y, atol=1).any() and y > extent.height + padding:
+            y -= extent.height + padding
+        text.set_position((min(x, max(0, x - (extent.x1 + padding - width))), y))
 
 
 def _blend(image: np.ndarray, layer: np.ndarray) -> None:

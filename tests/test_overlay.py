@@ -42,3 +42,18 @@ def test_without_lesion_the_picture_is_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
     drawn = draw_overlay(image, one_lesion(50, 60)[:0], ["nevus"])
     assert drawn is not image and (drawn == image).all()
+
+
+def test_labels_stay_inside_the_image_and_off_the_lesion():
+    # A box at the right side of a small image, with room above it, and a label wider than the box.
+    image = np.full((256, 256, 3), 200, np.uint8)
+    mask = np.zeros((1, 256, 256), bool)
+    mask[0, 120:200, 190:250] = True
+    found = Instances((256, 256), scores=torch.tensor([0.9]), pred_classes=torch.tensor([0]),
+                      pred_boxes=Boxes(torch.tensor([[190.0, 120.0, 250.0, 200.0]])), pred_masks=torch.tensor(mask))  # fmt: skip
+    drawn = draw_overlay(image, found, ["lesion"], ["actinic keratosis 40%"])
+    dark = (drawn < 60).all(axis=2)  # the label's background
+    rows, columns = np.nonzero(dark)
+    assert len(rows) > 1000
+    assert columns.max() < 256 - 1 and columns.min() < 150
+    assert (rows < 120).mean() > 0.95
