@@ -2,6 +2,8 @@
 # The whole main job on drawn images, on the CPU: draw, prepare, train, evaluate, predict. Called by `make demo`.
 # What is done already is not done again.
 set -euo pipefail
+# Images this small gain little from threads, and lose much where other programs compute: threads wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 raw=output/demo_images data=datasets/demo run=output/demo
 
 say() { printf '\n== %s\n' "$*"; }
