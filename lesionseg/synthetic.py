@@ -20,6 +20,7 @@ import csv
 import json
 import logging
 import math
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -349,7 +350,9 @@ def make_synthetic(folder: Path, count: int, size: int, seed: int, workers: int 
     _claim(folder, settings)
     for part in ("images", "masks"):
         (folder / part).mkdir(exist_ok=True)
-    with ProcessPoolExecutor(workers) as pool:
+    # A forked copy of a process with threads (a notebook, a test with torch) can stand still; a fresh one cannot.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context) as pool:
         jobs: Iterator[None] = pool.map(
             _write_pair, range(count), repeat(seed), repeat(size), repeat(folder), chunksize=8
         )
