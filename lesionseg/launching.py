@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable
 
 import detectron2
@@ -47,11 +48,23 @@ def processes(device: str, num_gpus: int) -> tuple[str, int]:
 def start(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, cfg: CfgNode) -> None:
     """Run `work(args)` in the processes that `processes` decides on, by Detectron2's `launch`.
 
+    A process that torchrun started is one of them already: it joins the others.
+
     Raises:
         LesionsegError: the arguments, or what a process found to be a user's mistake.
     """
+    under_torchrun = torch.distributed.is_torchelastic_launched()
+    if under_torchrun and args.num_gpus:
+        args.num_gpus = int(os.environ["LOCAL_WORLD_SIZE"])
     device, count = processes(cfg.MODEL.DEVICE, args.num_gpus)
     args.opts = [*args.opts, "MODEL.DEVICE", device]
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # `launch` takes NCCL wherever a process sees a GPU
+    if under_torchrun:
+        _join_torchrun(device)
+        work(args)
+        return
+    _check_machines(args)
     try:
         launch(work, count, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     except torch.multiprocessing.ProcessRaisedException as error:
@@ -60,6 +73,29 @@ def start(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, 
         if not marker:
             raise
         raise LesionsegError(message.strip()) from None
+
+
+def _check_machines(args: argparse.Namespace) -> None:
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise LesionsegError(
+            f"--machine-rank {args.machine_rank}: with --num-machines {args.num_machines} the machines have the ranks "
+            f"0 to {args.num_machines - 1}"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise LesionsegError(
+            "--dist-url auto is for one machine; give all of them the same tcp://HOST:PORT, with a HOST of rank 0"
+        )
+
+
+def _join_torchrun(device: str) -> None:
+    """What `launch` does in a new process, with the rank and the meeting place that torchrun names."""
+    if device == "cpu":
+        torch.distributed.init_process_group("gloo")
+    else:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
 
 
 def setup_process(cfg: CfgNode, args: argparse.Namespace) -> None:
