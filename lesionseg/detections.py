@@ -1,10 +1,53 @@
-"""What a network finds in one image, small enough to queue: numpy only, masks still at the network's resolution."""
+"""What a network finds in one image, in numpy only: small enough to queue, or with masks at full resolution."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+Window = tuple[slice, slice]  # rows and columns of an image
+
+
+@dataclass
+class LesionInstances:
+    """The instances of one image, by falling score: the fields of Detectron2's Instances, as arrays.
+
+    Attributes:
+        image_size: (height, width) in px.
+        pred_boxes: float32 (N, 4), XYXY in px.
+        scores: float32 (N,) in [0, 1].
+        pred_classes: int64 (N,), contiguous class indices.
+        pred_masks: bool (N, height, width).
+        extent: the part of the image beyond which all masks are known to be empty; None where nothing is known.
+    """
+
+    image_size: tuple[int, int]
+    pred_boxes: np.ndarray
+    scores: np.ndarray
+    pred_classes: np.ndarray
+    pred_masks: np.ndarray
+    extent: Window | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Any) -> LesionInstances:
+        """Some of the instances, by a slice or an array of indices or bools."""
+        boxes, scores, classes = (part[index] for part in (self.pred_boxes, self.scores, self.pred_classes))
+        return LesionInstances(self.image_size, boxes, scores, classes, self.pred_masks[index], self.extent)
+
+    @property
+    def window(self) -> Window:
+        """`extent`, or the whole image."""
+        return self.extent or (slice(0, self.image_size[0]), slice(0, self.image_size[1]))
+
+    def within(self, window: Window) -> LesionInstances:
+        """The instances in a part of the image; boxes stay in px of the whole."""
+        masks = self.pred_masks[:, window[0], window[1]]
+        size = (masks.shape[1], masks.shape[2])
+        return LesionInstances(size, self.pred_boxes, self.scores, self.pred_classes, masks)
 
 
 @dataclass(frozen=True)
@@ -36,6 +79,23 @@ class Detections:
             paste_mask(target, mask, box, threshold)
         return full
 
+    def extent(self) -> Window:
+        """The rows and columns that `full_masks` can reach."""
+        if not len(self):
+            return slice(0, 0), slice(0, 0)
+        (x0, y0), (x1, y1) = self.boxes[:, :2].min(axis=0), self.boxes[:, 2:].max(axis=0)
+        return _reach(y0, y1, self.height), _reach(x0, x1, self.width)
+
+    def instances(self, threshold: float) -> LesionInstances:
+        """Everything at the image's resolution; `threshold` as in `full_masks`."""
+        size, masks = (self.height, self.width), self.full_masks(threshold)
+        return LesionInstances(size, self.boxes, self.scores, self.classes, masks, self.extent())
+
+
+def _reach(start: float, stop: float, limit: int) -> slice:
+    """The pixels that a mask may cover along a box side: as far as Detectron2's `paste_masks_in_image` looks."""
+    return slice(max(0, int(np.floor(start)) - 1), min(limit, int(np.ceil(stop)) + 1))
+
 
 def paste_mask(target: np.ndarray, mask: np.ndarray, box: np.ndarray, threshold: float) -> None:
     """Set the pixels of a lesion in `target`, bool (H, W).
@@ -57,8 +117,8 @@ def paste_mask(target: np.ndarray, mask: np.ndarray, box: np.ndarray, threshold:
 
 
 def _weights(start: float, stop: float, limit: int, cells: int) -> tuple[slice, np.ndarray]:
-    """The pixels that a box side can reach, and float32 (pixels, cells): how much each cell counts for each pixel."""
-    first, last = max(0, int(np.floor(start)) - 1), min(limit, int(np.ceil(stop)) + 1)
-    centres = (np.arange(first, last) + 0.5 - start) / (stop - start) * cells - 0.5
+    """The pixels along a box side, see `_reach`, and float32 (pixels, cells): how much each cell counts for each."""
+    reach = _reach(start, stop, limit)
+    centres = (np.arange(reach.start, reach.stop) + 0.5 - start) / (stop - start) * cells - 0.5
     weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(cells)))
-    return slice(first, last), weights.astype(np.float32)
+    return reach, weights.astype(np.float32)

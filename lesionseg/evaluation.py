@@ -15,11 +15,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
-from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from lesionseg.images import atomic_write
-from lesionseg.masks import lesion_mask
+from lesionseg.masks import configured_lesion_mask
 from lesionseg.metrics import ISIC_METRICS, confusion, isic_scores
 
 logger = logging.getLogger(__name__)
@@ -33,12 +32,6 @@ def reference_mask(record: dict[str, Any]) -> np.ndarray:
     for annotation in record["annotations"]:
         mask |= mask_util.decode(annotation["segmentation"]).astype(bool)
     return mask
-
-
-def configured_lesion_mask(cfg: CfgNode, instances: Instances) -> np.ndarray:
-    """`lesion_mask` with the selection and threshold of cfg.LESION."""
-    lesion = cfg.LESION
-    return lesion_mask(instances, lesion.MASK_SELECTION, lesion.ONE_REGION, lesion.SCORE_THRESHOLD)
 
 
 class ISICEvaluator(DatasetEvaluator):

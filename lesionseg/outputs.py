@@ -7,6 +7,7 @@ that `describe` makes of predictions and that the journal keeps.
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,18 +18,15 @@ from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 import numpy as np
-import pycocotools.mask as mask_util
-from detectron2.config import CfgNode
-from detectron2.structures import Instances
 
 from lesionseg.annotations import Annotation, Annotator, csv_cells
 from lesionseg.crops import crop
+from lesionseg.detections import LesionInstances
 from lesionseg.errors import LesionsegError
-from lesionseg.evaluation import configured_lesion_mask
 from lesionseg.features_drawing import draw_abcd
 from lesionseg.images import atomic_write, read_image, write_image
 from lesionseg.inputs import Item
-from lesionseg.overlay import draw_overlay
+from lesionseg.masks import configured_lesion_mask, encode_rle
 from lesionseg.prediction_journal import identity
 
 CSV_COLUMNS = (
@@ -51,8 +49,8 @@ class Prediction:
     """The instances found in an image, and the image, which is read when a sink first asks for it."""
 
     item: Item
-    instances: Instances
-    cfg: CfgNode
+    instances: LesionInstances
+    cfg: Any
     class_names: Sequence[str]
     annotator: Annotator = field(default_factory=Annotator)
 
@@ -66,7 +64,7 @@ class Prediction:
         """One an instance."""
         if not self.annotator.keys:
             return [Annotation()] * len(self.instances)
-        return self.annotator(self.image, self.instances.pred_masks.numpy())
+        return self.annotator(self.image, self.instances.pred_masks)
 
 
 class PictureSink(AbstractContextManager["PictureSink"]):
@@ -84,11 +82,25 @@ class PictureSink(AbstractContextManager["PictureSink"]):
 
 
 class OverlaySink(PictureSink):
-    """overlay/<name>.jpg: the photograph with box, class, score and mask of every instance."""
+    """overlay/<name>.jpg: the photograph with box, class, score and mask of every instance.
+
+    Raises:
+        LesionsegError: Detectron2, whose Visualizer draws it, is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        if not can_draw():
+            raise LesionsegError(
+                "overlays are drawn by Detectron2's Visualizer, which is not installed here: leave overlay out of --save, "
+                "or set up the whole of lesionseg (README: make setup)"
+            )
 
     def write(self, prediction: Prediction) -> list[str]:
         relative = f"overlay/{prediction.item.name}.jpg"
         notes = [annotation.text for annotation in prediction.annotations]
+        from lesionseg.overlay import draw_overlay
+
         overlay = draw_overlay(prediction.image, prediction.instances, prediction.class_names, notes)
         write_image(self.folder / relative, overlay)
         return [relative]
@@ -99,21 +111,12 @@ class MaskSink(PictureSink):
 
     def write(self, prediction: Prediction) -> list[str]:
         relative = f"mask/{prediction.item.name}_segmentation.png"
-        # Looking for regions takes its time on millions of pixels of skin: look only where there is any instance.
-        found = prediction.instances.pred_masks.any(dim=0).numpy()
-        rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
-        mask = np.zeros(found.shape, dtype=bool)
-        if len(rows):
-            window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-            mask[window] = configured_lesion_mask(prediction.cfg, _window(prediction.instances, window))
+        instances = prediction.instances
+        mask = np.zeros(instances.image_size, dtype=bool)
+        # Looking for regions takes its time on millions of pixels of skin: look only where instances can be.
+        mask[instances.window] = configured_lesion_mask(prediction.cfg, instances.within(instances.window))
         write_image(self.folder / relative, mask)
         return [relative]
-
-
-def _window(instances: Instances, window: tuple[slice, slice]) -> Instances:
-    """Scores and masks of the instances in a part of the image."""
-    masks = instances.pred_masks[:, window[0], window[1]]
-    return Instances(tuple(masks.shape[1:]), scores=instances.scores, pred_masks=masks)
 
 
 class CropSink(PictureSink):
@@ -125,7 +128,7 @@ class CropSink(PictureSink):
     def write(self, prediction: Prediction) -> list[str]:
         written = []
         instances = prediction.instances
-        pairs = zip(instances.pred_boxes.tensor.numpy(), instances.pred_masks.numpy(), strict=True)
+        pairs = zip(instances.pred_boxes, instances.pred_masks, strict=True)
         for number, (box, mask) in enumerate(pairs, start=1):
             relative = f"{self.kind}/{prediction.item.name}_{number}.png"
             margin = prediction.cfg.LESION.CROP_MARGIN
@@ -239,7 +242,16 @@ PICTURES: dict[str, type[PictureSink]] = {
 }
 TABLES: dict[str, type[TableSink]] = {"json": CocoSink, "csv": CsvSink}
 KINDS = (*PICTURES, *TABLES)
-DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != "abcd")  # measuring takes longer than all the others
+
+
+def can_draw() -> bool:
+    """Whether overlays can be drawn: an exported model runs where Detectron2 is not installed."""
+    return importlib.util.find_spec("detectron2") is not None
+
+
+def default_kinds() -> tuple[str, ...]:
+    """All that can be written, but for abcd: measuring takes longer than all the others."""
+    return tuple(kind for kind in KINDS if kind != "abcd" and (kind != "overlay" or can_draw()))
 
 
 def parse_save(text: str) -> tuple[str, ...]:
@@ -281,17 +293,17 @@ def describe(prediction: Prediction, files: dict[str, list[str]]) -> dict[str, A
     }
 
 
-def _describe_instance(instances: Instances, k: int, class_names: Sequence[str]) -> dict[str, Any]:
-    x0, y0, x1, y1 = instances.pred_boxes.tensor[k].tolist()
-    mask = instances.pred_masks[k].numpy()
+def _describe_instance(instances: LesionInstances, k: int, class_names: Sequence[str]) -> dict[str, Any]:
+    x0, y0, x1, y1 = instances.pred_boxes[k].tolist()
+    mask = instances.pred_masks[k]
     class_index = int(instances.pred_classes[k])
     return {
         "class_index": class_index,
         "class": class_names[class_index],
         "score": round(float(instances.scores[k]), 6),
         "box": [round(value, 2) for value in (x0, y0, x1 - x0, y1 - y0)],
-        "area": int(np.count_nonzero(mask)),
-        "counts": mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode(),
+        "area": int(np.count_nonzero(mask[instances.window])),
+        "counts": encode_rle(mask, instances.window)["counts"],
     }
 
 

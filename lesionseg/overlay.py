@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
+
+from lesionseg.detections import LesionInstances
 
 # Told apart from skin and pigment, and from each other also by colour-blind readers; a class keeps its colour.
 COLOURS = (
@@ -22,13 +23,13 @@ FONT_SCALE = 1.5  # labels and lines stay readable when a large photograph is sh
 
 
 def draw_overlay(
-    image: np.ndarray, instances: Instances, class_names: Sequence[str], notes: Sequence[str] = ()
+    image: np.ndarray, instances: LesionInstances, class_names: Sequence[str], notes: Sequence[str] = ()
 ) -> np.ndarray:
     """Boxes, classes, scores and masks over an image.
 
     Args:
         image: uint8 (H, W, 3) BGR.
-        instances: as LesionPredictor returns them for the image.
+        instances: what was found in it.
         class_names: by class index.
         notes: for each instance, what else its label says; () for nothing.
 
@@ -51,12 +52,12 @@ def draw_overlay(
     visualizer.output.fig.patch.set_alpha(0)
     visualizer.overlay_instances(
         boxes=instances.pred_boxes,
-        masks=list(instances.pred_masks.numpy()),
+        masks=list(instances.pred_masks),
         labels=labels,
         assigned_colors=[COLOURS[c % len(COLOURS)] for c in classes],
         alpha=FILL,
     )
-    _place_labels(visualizer, instances.pred_boxes.tensor[:, 1].numpy(), image.shape[1])
+    _place_labels(visualizer, instances.pred_boxes[:, 1], image.shape[1])
     buffer, (width, height) = visualizer.output.canvas.print_to_buffer()
     _blend(drawn, np.frombuffer(buffer, dtype=np.uint8).reshape(height, width, 4))
     return drawn

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
-import torch
-from detectron2.config import CfgNode
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lesionseg.annotations import Annotator
@@ -29,9 +27,9 @@ from lesionseg.detections import Detections
 from lesionseg.errors import LesionsegError
 from lesionseg.images import ImageError
 from lesionseg.inputs import Item, find_images
-from lesionseg.outputs import DEFAULT_KINDS, PICTURES, TABLES, Prediction, describe
+from lesionseg.outputs import PICTURES, TABLES, Prediction, default_kinds, describe
 from lesionseg.prediction_journal import Journal, fingerprint
-from lesionseg.predictor import FailedImage, LesionPredictor, to_instances
+from lesionseg.stream import FailedImage, ImageStream
 
 if TYPE_CHECKING:
     from lesionseg.classifier import CropClassifier
@@ -58,10 +56,10 @@ def cores() -> int:
 
 
 def predict_images(
-    predictor: LesionPredictor,
+    predictor: ImageStream,
     inputs: Sequence[str | Path],
     output: str | Path,
-    save: Sequence[str] = DEFAULT_KINDS,
+    save: Sequence[str] | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     overwrite: bool = False,
@@ -72,7 +70,7 @@ def predict_images(
     Args:
         inputs: see `lesionseg.inputs.find_images`.
         output: folder; besides `save`'s files it holds predictions.jsonl, the journal.
-        save: kinds of output, of `lesionseg.outputs.KINDS`.
+        save: kinds of output, of `lesionseg.outputs.KINDS`; by default all but abcd.
         batch_size: images that the network takes at once; by default 8 on a GPU, 1 on a CPU (where more gains nothing).
         workers: processes; by default one a core. 1 does everything in this process.
         overwrite: predict finished images again, and delete results of another model.
@@ -87,6 +85,7 @@ def predict_images(
     for name, number in (("batch size", batch_size), ("number of workers", workers)):
         if number is not None and number < 1:
             raise LesionsegError(f"the {name} is 1 or more, not {number}")
+    save = default_kinds() if save is None else save
     items = find_images(inputs, output)
     logger.info("%d images; writing to %s", len(items), output)
     wanted = [kind for kind in save if kind in PICTURES]
@@ -100,7 +99,7 @@ def predict_images(
             logger.info("%d are finished already (--overwrite does them again)", summary.finished)
         writer = Writer(predictor.cfg, predictor.metadata.thing_classes, Path(output), wanted, annotator)
         workers = workers or cores()
-        if predictor.device.type == "cpu":
+        if predictor.on_cpu:
             results = predict_in_workers(predictor, writer, todo, batch_size or 1, workers)
         else:
             results = write_in_workers(predictor, writer, todo, batch_size or GPU_BATCH, workers)
@@ -153,7 +152,7 @@ class Writer:
 
     def __init__(
         self,
-        cfg: CfgNode,
+        cfg: Any,
         class_names: Sequence[str],
         folder: Path,
         kinds: Sequence[str],
@@ -168,7 +167,7 @@ class Writer:
         """Write one image's files; a failed image passes through."""
         if isinstance(found, FailedImage):
             return found
-        instances = to_instances(found, self.cfg.LESION.MASK_THRESHOLD)
+        instances = found.instances(self.cfg.LESION.MASK_THRESHOLD)
         prediction = Prediction(item, instances, self.cfg, self.class_names, self.annotator)
         try:
             files = {kind: sink.write(prediction) for kind, sink in self.sinks.items()}
@@ -182,11 +181,11 @@ class _Tools:
     """What a worker process works with."""
 
     writer: Writer
-    predictor: LesionPredictor | None = None
+    predictor: ImageStream | None = None
 
 
 def predict_in_workers(
-    predictor: LesionPredictor, writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
+    predictor: ImageStream, writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
 ) -> Iterator[Row | FailedImage]:
     """For CPUs: every process does everything for its images, on one core; rows in order.
 
@@ -194,7 +193,7 @@ def predict_in_workers(
     """
     chunks = list(_chunks(todo, batch_size))
     jobs = (partial(_predict_and_write, items=chunk) for chunk in chunks)
-    for rows in _parallel(_Tools(writer, predictor), jobs, min(workers, len(chunks))):
+    for rows in _parallel(_Tools(writer, predictor), jobs, min(workers, len(chunks)), predictor.forkable):
         yield from rows
 
 
@@ -205,12 +204,12 @@ def _predict_and_write(tools: _Tools, items: Sequence[Item]) -> list[Row | Faile
 
 
 def write_in_workers(
-    predictor: LesionPredictor, writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
+    predictor: ImageStream, writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
 ) -> Iterator[Row | FailedImage]:
     """For GPUs: this process decodes (in threads) and predicts, the others write; rows in order."""
     stream = predictor.detect([item.path for item in todo], batch_size)
     jobs = (partial(_write, item=item, found=found) for item, (_, found) in zip(todo, stream, strict=True))
-    yield from _parallel(_Tools(writer), jobs, min(workers, len(todo)))
+    yield from _parallel(_Tools(writer), jobs, min(workers, len(todo)), predictor.forkable)
 
 
 def _write(tools: _Tools, item: Item, found: Detections | FailedImage) -> Row | FailedImage:
@@ -230,7 +229,12 @@ def _start_worker(tools: _Tools) -> None:
     global _tools
     _tools = tools
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops the workers
-    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    threadpool_limits(
+        1
+    )  # the thread pools of the parent are not in a fork: whoever waits for them waits for ever
+    if tools.predictor is not None:
+        tools.predictor.single_threaded()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -246,15 +250,17 @@ def _work(job: Callable[[_Tools], T]) -> T:
     return job(_tools)
 
 
-def _parallel(tools: _Tools, jobs: Iterable[Callable[[_Tools], T]], workers: int) -> Iterator[T]:
-    """Results of the jobs, in order, computed by processes with at most two jobs each waiting."""
+def _parallel(tools: _Tools, jobs: Iterable[Callable[[_Tools], T]], workers: int, fork: bool) -> Iterator[T]:
+    """Results of the jobs, in order, computed by processes with at most two jobs each waiting.
+
+    Forked workers have `tools` at once; others are sent it, and load what it names anew.
+    """
     if workers <= 1:
         yield from (job(tools) for job in jobs)
         return
-    # Forked workers share the loaded model's memory and start at once. macOS and Windows load it anew.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    # OpenCV's threads do not survive a fork: end them before it, and one a worker is enough.
-    cv2.setNumThreads(0)
+    context = multiprocessing.get_context("fork" if fork else "spawn")
+    if fork:
+        cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork: end them before it
     pending: deque[Future[T]] = deque()
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tools,)) as pool:
         pool.submit(int).result()  # fork before `jobs` starts threads

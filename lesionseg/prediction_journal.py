@@ -1,4 +1,3 @@
-# NOTE (lead): renamed from journal.py, which data preparation uses; remove this line
 """The record of a prediction run: which images are done, with what model, and what was found in them.
 
 `predictions.jsonl` holds a header line (what made the results) and one line an image, added after the image's files
@@ -15,8 +14,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
-
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
 from lesionseg.inputs import JOURNAL, Item
@@ -25,7 +22,7 @@ VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-def fingerprint(cfg: CfgNode) -> dict[str, str]:
+def fingerprint(cfg: Any) -> dict[str, str]:
     """Everything that results depend on: the weights' SHA-256, and settings as {KEY: text}.
 
     Device, batch size and number of workers are not in it: results do not depend on them beyond rounding.

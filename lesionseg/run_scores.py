@@ -19,14 +19,16 @@ from tqdm import tqdm
 from lesionseg.config import available_device, setup_cfg
 from lesionseg.detection_curve import detection_curve
 from lesionseg.errors import LesionsegError
-from lesionseg.evaluation import INFERENCE_FOLDER, configured_lesion_mask
+from lesionseg.evaluation import INFERENCE_FOLDER
 from lesionseg.images import atomic_write, write_image
 from lesionseg.leaks import find_leaks, leak_summary, read_rows
+from lesionseg.masks import configured_lesion_mask
 from lesionseg.prediction_journal import fingerprint
-from lesionseg.predictor import FailedImage, LesionPredictor
+from lesionseg.predictor import LesionPredictor
 from lesionseg.register import read_coco, require
 from lesionseg.runs import CONFIG, find_model
 from lesionseg.scorecard import dataset_cases, write_scorecard
+from lesionseg.stream import FailedImage
 
 logger = logging.getLogger(__name__)
 

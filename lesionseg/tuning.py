@@ -20,9 +20,10 @@ from lesionseg.evaluation import reference_mask
 from lesionseg.images import atomic_write
 from lesionseg.masks import one_region
 from lesionseg.metrics import ISIC_METRICS, confusion
-from lesionseg.predictor import FailedImage, LesionPredictor
+from lesionseg.predictor import LesionPredictor
 from lesionseg.register import read_coco, require
 from lesionseg.runs import CONFIG, find_model
+from lesionseg.stream import FailedImage
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from lesionseg.classifier_training import train_classifier
 from lesionseg.errors import LesionsegError
 from lesionseg.features import FEATURES, measure
 from lesionseg.images import read_image, write_image
-from lesionseg.outputs import DEFAULT_KINDS
+from lesionseg.outputs import default_kinds
 from lesionseg.predict_run import predict_images
 
 
@@ -97,7 +97,7 @@ def test_abcd_and_classes_in_one_pass(predictor, images, classifier, tmp_path):
 
 
 def test_without_request_there_are_no_columns(predictor, images, tmp_path):
-    predict_images(predictor, [images], tmp_path, DEFAULT_KINDS, workers=1)
+    predict_images(predictor, [images], tmp_path, default_kinds(), workers=1)
     assert list(rows_of(tmp_path)[0])[-1] == "area_share"
     assert not (tmp_path / "abcd").exists()
     assert "abcd" not in (tmp_path / "predictions.json").read_text()

@@ -13,7 +13,8 @@ from detectron2.structures import Boxes, Instances
 from isic_challenge_scoring.segmentation import SegmentationScore
 
 from lesionseg.config import setup_cfg
-from lesionseg.evaluation import ISICEvaluator, configured_lesion_mask, reference_mask
+from lesionseg.evaluation import ISICEvaluator, reference_mask
+from lesionseg.masks import configured_lesion_mask
 from lesionseg.metrics import ISIC_METRICS, confusion, isic_scores
 from lesionseg.register import load_lesion_json, register_all
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-import torch
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 from tiny_run import tiny_cfg
 
+from lesionseg.detections import LesionInstances
 from lesionseg.errors import LesionsegError
 from lesionseg.images import write_image
 from lesionseg.inputs import Item
@@ -39,16 +38,16 @@ def prediction(tmp_path: Path) -> Prediction:
     """A melanoma of 10x20 px with a hole and a speck, and a nevus of 4x5 px, in a picture of 40x60."""
     image = np.full((HEIGHT, WIDTH, 3), (120, 150, 200), np.uint8)
     write_image(tmp_path / "imgs/sub/a.png", image)
-    masks = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
+    masks = np.zeros((2, HEIGHT, WIDTH), dtype=bool)
     masks[0, 10:20, 20:40] = True
     masks[0, 14, 30] = False
     masks[0, 30, 50] = True
     masks[1, 30:34, 2:7] = True
-    instances = Instances(
+    instances = LesionInstances(
         (HEIGHT, WIDTH),
-        pred_boxes=Boxes(torch.tensor([[20.0, 10.0, 40.0, 20.0], [2.0, 30.0, 7.0, 34.0]])),
-        scores=torch.tensor([0.9, 0.6]),
-        pred_classes=torch.tensor([1, 0]),
+        pred_boxes=np.array([[20.0, 10.0, 40.0, 20.0], [2.0, 30.0, 7.0, 34.0]], dtype=np.float32),
+        scores=np.array([0.9, 0.6], dtype=np.float32),
+        pred_classes=np.array([1, 0]),
         pred_masks=masks,
     )
     item = Item(tmp_path / "imgs/sub/a.png", "sub/a.png")
@@ -109,7 +108,7 @@ def test_tables(prediction: Prediction, tmp_path: Path) -> None:
     first = results[0]
     assert first["file_name"] == "sub/a.png" and first["bbox"] == [20, 10, 20, 10]
     assert first["score"] == pytest.approx(0.9)
-    assert (mask_util.decode(first["segmentation"]) == prediction.instances.pred_masks[0].numpy()).all()
+    assert (mask_util.decode(first["segmentation"]) == prediction.instances.pred_masks[0]).all()
     with open(tmp_path / "predictions.csv", newline="") as file:
         lines = list(csv.reader(file))
     assert lines[0] == [

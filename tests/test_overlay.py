@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from detectron2.structures import Boxes, Instances
 
+from lesionseg.detections import LesionInstances
 from lesionseg.overlay import draw_overlay
 
 
-def one_lesion(height: int, width: int) -> Instances:
-    mask = torch.zeros(1, height, width, dtype=torch.bool)
+def one_lesion(height: int, width: int) -> LesionInstances:
+    mask = np.zeros((1, height, width), dtype=bool)
     mask[0, height // 2 : height * 3 // 4, width // 2 : width * 3 // 4] = True
-    box = torch.tensor([[width / 2, height / 2, width * 3 / 4, height * 3 / 4]])
-    return Instances(
-        (height, width),
-        pred_boxes=Boxes(box),
-        scores=torch.tensor([0.93]),
-        pred_classes=torch.tensor([0]),
-        pred_masks=mask,
-    )
+    box = np.array([[width / 2, height / 2, width * 3 / 4, height * 3 / 4]], dtype=np.float32)
+    return LesionInstances((height, width), box, np.array([0.93]), np.array([0]), mask)
 
 
 @pytest.mark.parametrize("height, width", [(200, 300), (1500, 2000)])
@@ -49,8 +42,8 @@ def test_labels_stay_inside_the_image_and_off_the_lesion():
     image = np.full((256, 256, 3), 200, np.uint8)
     mask = np.zeros((1, 256, 256), bool)
     mask[0, 120:200, 190:250] = True
-    found = Instances((256, 256), scores=torch.tensor([0.9]), pred_classes=torch.tensor([0]),
-                      pred_boxes=Boxes(torch.tensor([[190.0, 120.0, 250.0, 200.0]])), pred_masks=torch.tensor(mask))  # fmt: skip
+    box = np.array([[190.0, 120.0, 250.0, 200.0]], dtype=np.float32)
+    found = LesionInstances((256, 256), box, np.array([0.9]), np.array([0]), mask)
     drawn = draw_overlay(image, found, ["lesion"], ["actinic keratosis 40%"])
     dark = (drawn < 60).all(axis=2)  # the label's background
     rows, columns = np.nonzero(dark)

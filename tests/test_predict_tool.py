@@ -28,7 +28,7 @@ from lesionseg.images import read_image, read_mask
 from lesionseg.inputs import JOURNAL, find_images
 from lesionseg.masks import lesion_mask
 from lesionseg.predict_run import Writer, predict_images, predict_in_workers, write_in_workers
-from lesionseg.predictor import FailedImage
+from lesionseg.stream import FailedImage
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ from tiny_run import make_run, tiny_cfg
 
 from lesionseg import LesionPredictor
 from lesionseg.errors import LesionsegError
-from lesionseg.predictor import FailedImage
+from lesionseg.stream import FailedImage
 
 
 @pytest.fixture(scope="module")

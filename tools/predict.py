@@ -49,12 +49,12 @@ def main() -> int:
 
     from lesionseg.annotations import load_classifier
     from lesionseg.config import setup_cfg
-    from lesionseg.outputs import DEFAULT_KINDS, parse_save
+    from lesionseg.outputs import default_kinds, parse_save
     from lesionseg.predict_run import predict_images
     from lesionseg.predictor import LesionPredictor
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    save = parse_save(args.save) if args.save else DEFAULT_KINDS
+    save = parse_save(args.save) if args.save else default_kinds()
     opts = list(args.opts)
     if args.score_threshold is not None:
         opts += ["LESION.SCORE_THRESHOLD", args.score_threshold]
