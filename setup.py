@@ -50,6 +50,8 @@ setup(
             "termcolor",
             "yacs>=0.1.8",
         ],
+        # peers that benchmarks/ measures itself against (Ultralytics is AGPL-3.0 and stays out)
+        "bench": ["segmentation-models-pytorch"],
         "test": ["isic-challenge-scoring", "pytest", "pytest-xdist", "surface-distance"],
         "lint": ["mypy", "ruff"],
     },

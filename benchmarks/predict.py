@@ -13,27 +13,26 @@ import argparse
 import csv
 import json
 import logging
-import os
-import platform
 import resource
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
+from common import image_files, take_turns, write_result
 
 from lesionseg import LesionPredictor
 from lesionseg.config import setup_cfg
+from lesionseg.errors import run_tool
 from lesionseg.images import read_mask
 from lesionseg.masks import lesion_mask
 from lesionseg.metrics import confusion, dice
 from lesionseg.precision import use_bf16
-from lesionseg.predict_run import cores, predict_images
+from lesionseg.predict_run import predict_images
 from lesionseg.runs import find_model
 
 
@@ -63,12 +62,6 @@ def mean_dice(predicted: Path, reference: Path) -> float:
     return statistics.fmean(dice(confusion(read_mask(reference / f.name), read_mask(f))) for f in files)
 
 
-def processor_seconds() -> float:
-    """Of this process and its finished children."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Time both ways in turn."""
     from detectron2.engine import DefaultPredictor
@@ -76,8 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     files = find_model(args.weights, Path(args.model) / "config.yaml")
     predictor = LesionPredictor(setup_cfg(files.config, args.opts), files.weights)
     model = DefaultPredictor(predictor.cfg)
-    images = sorted(path for path in Path(args.images).iterdir() if path.suffix.lower() in {".jpg", ".png"})
-    images = images[: args.limit or None]
+    images = image_files(Path(args.images))[: args.limit or None]
     save = ("mask", "json", "csv")
     ways: dict[str, Callable[[list[Path], Path], object]] = {
         "default_predictor": lambda some, out: plain_loop(predictor, model, some, out),
@@ -85,48 +77,39 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             predictor, some, out, save, args.batch_size, args.workers
         ),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    processor: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds + 1):  # the first round warms up, on two images
-            for name, way in ways.items():
-                out = Path(folder, f"{name}{number}")
-                start, before = time.perf_counter(), processor_seconds()
-                way(images if number else images[:2], out)
-                if number:
-                    seconds[name].append(time.perf_counter() - start)
-                    processor[name].append(processor_seconds() - before)
+
+        def turn(name: str, number: int) -> None:
+            ways[name](images if number else images[:2], Path(folder, f"{name}{number}"))
+
+        timings = take_turns({name: partial(turn, name) for name in ways}, args.rounds)
         masks = {name: Path(folder, f"{name}1/mask") for name in ways}
         between = mean_dice(masks["lesionseg"], masks["default_predictor"])
         against = {
             name: round(mean_dice(path, Path(args.masks)), 5) for name, path in masks.items() if args.masks
         }
-    rates = {name: len(images) / statistics.median(times) for name, times in seconds.items()}
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    rates = {name: len(images) / timing.median() for name, timing in timings.items()}
     cfg = predictor.cfg
     return {
         "images": len(images),
         "folder": Path(args.images).name,
         "test_size": cfg.INPUT.MIN_SIZE_TEST,
         "backbone": f"R{cfg.MODEL.RESNETS.DEPTH}-FPN",
-        "device": torch.cuda.get_device_name() if predictor.device.type == "cuda" else platform.processor(),
-        "cores": cores(),
+        "device": predictor.device.type,
         "bf16": use_bf16(predictor.device, cfg.LESION.BF16),
-        "torch": torch.__version__,
         "images_per_second": {name: round(rate, 3) for name, rate in rates.items()},
         "ratio": round(rates["lesionseg"] / rates["default_predictor"], 2),
         "processor_seconds_an_image": {
-            name: round(statistics.median(times) / len(images), 4) for name, times in processor.items()
+            name: round(timing.median_processor() / len(images), 4) for name, timing in timings.items()
         },
         "dice_between": round(between, 5),
         "dice": against,
-        "seconds": {name: [round(value, 2) for value in times] for name, times in seconds.items()},
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "peak_memory_of_a_worker_mib": peak,
+        "seconds": {name: [round(value, 2) for value in timing.seconds] for name, timing in timings.items()},
+        "peak_memory_of_a_worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -138,16 +121,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    result = measure(args)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.out:
-        Path(args.out).write_text(text + "\n")
+    write_result(args.out, measure(args))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)
