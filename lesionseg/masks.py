@@ -65,7 +65,7 @@ def lesion_mask(
     keep = scores >= score_threshold
     if not keep.any():
         return np.zeros(instances.image_size, dtype=bool)
-    mask: np.ndarray = masks[int(scores.argmax())] if selection == "top" else masks[keep].any(axis=0)
+    mask = np.asarray(masks[int(scores.argmax())] if selection == "top" else masks[keep].any(axis=0))
     return one_region(mask) if one_region_only else mask
 
 

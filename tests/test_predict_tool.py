@@ -190,6 +190,36 @@ def test_rerun_skips_what_is_finished(predictor: LesionPredictor, tmp_path: Path
     assert (summary.predicted, summary.finished) == (4, 0)
 
 
+BUSY_PARENT = """
+import sys
+import cv2, numpy as np, torch
+from lesionseg import LesionPredictor
+from lesionseg.predict_run import predict_images
+for library in (cv2.setNumThreads, torch.set_num_threads):
+    library(4)
+cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (1500, 1500), interpolation=cv2.INTER_AREA)
+np.ones((800, 800)) @ np.ones((800, 800))
+torch.ones(800, 800) @ torch.ones(800, 800)
+run, images, out = sys.argv[1:]
+predictor = LesionPredictor(run)
+list(predictor.predict([next(__import__("pathlib").Path(images).rglob("*.png"))]))
+print(predict_images(predictor, [images], out, ("mask", "csv"), workers=2).predicted)
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_process_with_threads(run: Path, tmp_path: Path) -> None:
+    """OpenCV, BLAS and OpenMP have threads that no forked worker has: one that waits for them stands still."""
+    imgs = make_images(tmp_path / "imgs", 6)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY_PARENT, run, imgs, tmp_path / "out"],
+        env=environment, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "6", done.stderr
+
+
 def is_running(pid: str) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
