@@ -225,13 +225,12 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
 _tools: _Tools  # in a worker process: its copy
 
 
-def _start_worker(tools: _Tools, forked: bool) -> None:
+def _start_worker(tools: _Tools) -> None:
     """One thread a worker, whatever libraries it uses. A fork lacks its parent's threads: who waits for them waits for ever."""
     global _tools
     _tools = tools
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops the workers
-    if not forked:  # in a fork this call itself waits for OpenCV's threads: the parent makes it
-        cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # 1 would wait for the threads of OpenCV's pool, which are not in a fork
     threadpool_limits(1)
     if tools.predictor is not None:
         tools.predictor.single_threaded()
@@ -259,10 +258,8 @@ def _parallel(tools: _Tools, jobs: Iterable[Callable[[_Tools], T]], workers: int
         yield from (job(tools) for job in jobs)
         return
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    if fork:
-        cv2.setNumThreads(0)
     pending: deque[Future[T]] = deque()
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tools, fork)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tools,)) as pool:
         pool.submit(int).result()  # fork before `jobs` starts threads
         try:
             for job in jobs:
