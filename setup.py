@@ -50,9 +50,11 @@ setup(
             "termcolor",
             "yacs>=0.1.8",
         ],
+        # tools/predict_cluster.py
+        "cluster": ["pyarrow>=21", "ray[data]"],
         # peers that benchmarks/ measures itself against (Ultralytics is AGPL-3.0 and stays out)
         "bench": ["segmentation-models-pytorch"],
-        "test": ["isic-challenge-scoring", "pytest", "pytest-xdist", "surface-distance"],
+        "test": ["isic-challenge-scoring", "pytest", "pytest-xdist", "ray[data]", "surface-distance"],
         "lint": ["mypy", "ruff"],
     },
 )

@@ -47,14 +47,26 @@ def find_images(inputs: Sequence[str | Path], output: str | Path | None = None) 
     Raises:
         LesionsegError: an input does not exist, there is no image, or two images would have the same outputs.
     """
+    return choose_photographs((found for text in map(str, inputs) for found in _expand(text, output)), inputs)
+
+
+def choose_photographs(found: Iterable[tuple[Path, str]], inputs: Sequence[str | Path]) -> list[Item]:
+    """Items of the image files found, each once, without the masks and superpixels among them.
+
+    Args:
+        found: (path, name relative to its input) of files with IMAGE_SUFFIXES.
+        inputs: where they were looked for.
+
+    Raises:
+        LesionsegError: there is no image, or two images would have the same outputs.
+    """
     items: dict[Path, Item] = {}
     others = 0
-    for text in map(str, inputs):
-        for path, file in _expand(text, output):
-            if _NO_PHOTOGRAPH.search(path.name):
-                others += 1
-            else:
-                items.setdefault(path.resolve(), Item(path, PurePosixPath(*Path(file).parts).as_posix()))
+    for path, file in found:
+        if _NO_PHOTOGRAPH.search(path.name):
+            others += 1
+        else:
+            items.setdefault(path.resolve(), Item(path, PurePosixPath(*Path(file).parts).as_posix()))
     if others:
         logger.info("left out %d mask and superpixel files beside the images", others)
     if not items:

@@ -47,6 +47,15 @@ def fingerprint(cfg: Any) -> dict[str, str]:
     return {key: text for key, text in flat.items() if key not in ("MODEL.WEIGHTS", "MODEL.DEVICE")}
 
 
+def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """How two fingerprints differ, a line a setting."""
+    return [
+        f"{key}: {before.get(key)} then, {now.get(key)} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat = {}
     for key, value in node.items():
@@ -78,15 +87,15 @@ class Journal:
         self._offsets: dict[str, int] = {}
         if not self.path.exists():
             self._begin(made_by)
-        differences = self._read(made_by)
+        changed = self._read(made_by)
         self._file = open(self.path, "ab+")  # noqa: SIM115 - closed by __exit__
-        if differences and self._offsets and not overwrite:
+        if changed and self._offsets and not overwrite:
             raise LesionsegError(
                 f"{self.folder} holds {len(self._offsets)} results that were made differently:\n  "
-                + "\n  ".join(differences)
+                + "\n  ".join(changed)
                 + "\nChoose another --output, or add --overwrite to delete them and start again"
             )
-        if differences:
+        if changed:
             if self._offsets:
                 logger.warning("deleting %d results in %s made differently", len(self._offsets), self.folder)
             for name in list(self._offsets):
@@ -123,12 +132,7 @@ class Journal:
                 f"{self.path} is not a record of predictions that this version reads ({error}); choose another "
                 "--output, or delete it and the files beside it"
             ) from error
-        keys = sorted(before.keys() | made_by.keys())
-        return [
-            f"{key}: {before.get(key)} then, {made_by.get(key)} now"
-            for key in keys
-            if before.get(key) != made_by.get(key)
-        ]
+        return differences(before, made_by)
 
     def row(self, name: str) -> dict[str, Any] | None:
         """The latest row of an image, or None."""

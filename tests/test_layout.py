@@ -16,7 +16,8 @@ PARTS = {
     "training": "evaluation launching hooks trainer stages",
     "features": "features*",
     "classifier": "crop_export classifier*",
-    "prediction": "stream loading tta predictor inputs annotations overlay outputs prediction_journal predict_run",
+    "prediction": "stream loading tta predictor inputs annotations overlay outputs prediction_journal predict_run "
+    "storage predict_cluster",
     "scores": "cases scoring score_summary scorecard subgroups leaks run_scores comparison tuning folds",
     "report": "report*",
 }
