@@ -33,8 +33,10 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy lesionseg
 
+# What a benchmark misses without the extra, it says itself. BENCH: further options, such as --only peers.
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/run.py
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) output build dist *.egg-info

@@ -8,7 +8,8 @@ its one best instance where it finds instances. Each computes in float32 and, wh
 bfloat16 autocast. They take turns; medians are reported.
 
 Weights are random, so this is about speed alone. Mask R-CNNs get their normalisation set from a photograph, lest
-numbers grow from layer to layer until no box is finite: as in a trained one, 1,000 proposals go through the box head.
+numbers grow from layer to layer until no box is finite: as in a trained one, the box head gets all the proposals that
+its configuration allows.
 Ultralytics YOLO is AGPL-3.0: it is measured where somebody installed it, and never installed from here.
 """
 
@@ -147,11 +148,11 @@ def build_peers(size: int, image: np.ndarray) -> tuple[dict[str, Peer], dict[str
 
 
 def normalise(model: nn.Module, run: Callable[[], object]) -> None:
-    """Set every batch normalisation to the mean and variance of what reaches it in `run`; layer by layer, in one pass."""
+    """Set every batch normalisation to the mean and variance, over all channels, of what reaches it in `run`."""
 
     def take(layer: Any, inputs: tuple[torch.Tensor]) -> None:
-        layer.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
-        layer.running_var.copy_(inputs[0].var(dim=(0, 2, 3)))
+        layer.running_mean.fill_(inputs[0].mean())
+        layer.running_var.fill_(inputs[0].var())
 
     layers = [module for module in model.modules() if "BatchNorm2d" in type(module).__name__]
     hooks = [layer.register_forward_pre_hook(take) for layer in layers]
@@ -162,7 +163,10 @@ def normalise(model: nn.Module, run: Callable[[], object]) -> None:
 
 
 def random_predictors(size: int, image: np.ndarray) -> tuple[Any, dict[str, LesionPredictor]]:
-    """Detectron2's DefaultPredictor, and ours by precision, with the same random weights; one instance an image."""
+    """Detectron2's DefaultPredictor, and ours by precision, with the same random weights; one instance an image.
+
+    Detectron2's has the model zoo's configuration, ours its own over that: what they differ in is part of the comparison.
+    """
     from detectron2.engine import DefaultPredictor
 
     options = {
@@ -175,10 +179,10 @@ def random_predictors(size: int, image: np.ndarray) -> tuple[Any, dict[str, Lesi
         "INPUT.MIN_SIZE_TEST": size,
         "INPUT.MAX_SIZE_TEST": 2 * size,
     }
-    cfg = setup_cfg(CONFIG, [str(part) for pair in options.items() for part in pair])
-    usual = DefaultPredictor(cfg)
+    pairs = [str(part) for pair in options.items() for part in pair]
+    usual = DefaultPredictor(setup_cfg("", pairs))
     normalise(usual.model, lambda: usual(image))
-    ours = {}
+    cfg, ours = setup_cfg(CONFIG, pairs), {}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "random.pth")
         torch.save({"model": usual.model.state_dict()}, weights)

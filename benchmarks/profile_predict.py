@@ -138,7 +138,7 @@ def time_stages(predictor: LesionPredictor, stages: Stages, images: Sequence[np.
     return {name: total / len(images) for name, total in stages.seconds.items()}
 
 
-def peak_gmac_per_second(dtype: torch.dtype, tries: int = 8) -> float:
+def peak_gmac_per_second(dtype: torch.dtype, tries: int = 5) -> float:
     """The best rate of a large matrix product or convolution, with torch's present number of threads.
 
     Both, because they come from different libraries, and either may know a processor better.

@@ -1,24 +1,50 @@
-"""make bench: every benchmark, one after the other, on one machine; figures to benchmarks/results/*.json.
+"""make bench: every benchmark, one after the other, on one machine; figures to benchmarks/results, tables to its README.
 
-python benchmarks/run.py [--data DIR] [--model RUN] [--rounds N]
+python benchmarks/run.py [--data DIR] [--model RUN] [--rounds N] [--only NAME ...]
 
 DIR holds images/ and masks/ (default: the original ISIC 2017 photographs of the shared data, else the drawn images of
-`make demo`); RUN is a trained run (default: the newest under output/; without one, prediction is left out, and said so).
+`make demo`); RUN is a trained run (default: the newest under output/; without one, what needs it is left out, and said so).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+import table
 
 from lesionseg.errors import LesionsegError, run_tool
 from lesionseg.runs import newest_run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A benchmark: its script and arguments, what must be importable, whether it needs a trained model."""
+
+    script: str
+    arguments: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+    model: bool = False
+
+
+def all_jobs(data: Path, rounds: int) -> dict[str, Job]:
+    """By the name of their result, in the order of running."""
+    images, masks = ("--images", str(data / "images")), ("--masks", str(data / "masks"))
+    turns = ("--rounds", str(rounds))
+    return {
+        "data_prep": Job("data_prep.py", ("--data", str(data), *turns)),
+        "predict": Job("predict.py", (*images, *masks, *turns), model=True),
+        "peers": Job("peers.py", (*images, *turns)),
+        "profile": Job("profile_predict.py", images),
+    }
 
 
 def default_data() -> Path:
@@ -32,42 +58,49 @@ def default_data() -> Path:
     )
 
 
+def trained_model(given: Path | None) -> tuple[tuple[str, ...], str]:
+    """The argument that names the model, and why there is none."""
+    try:
+        return ("--model", str(given or newest_run())), ""
+    except LesionsegError as error:
+        return (), str(error)
+
+
+def run(name: str, job: Job, model: tuple[str, ...], no_model: str) -> bool:
+    """Whether the benchmark ran, or could not be expected to: then it says why."""
+    missing = [package for package in job.packages if not importlib.util.find_spec(package)]
+    why = f"not installed: {', '.join(missing)}" if missing else no_model if job.model else ""
+    if why:
+        print(f"== {name} is left out: {why}", flush=True)
+        return True
+    print(f"== {name}", flush=True)
+    command = [sys.executable, "-W", "ignore", str(HERE / job.script), *job.arguments]
+    command += [*(model if job.model else ()), "--out", str(RESULTS / f"{name}.json")]
+    # torch's profiler complains where there is no GPU.
+    return subprocess.run(command, env={**os.environ, "KINETO_LOG_LEVEL": "99"}).returncode == 0
+
+
 def main() -> int:
+    names = list(all_jobs(Path(), 0))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names)
+    )
     args = parser.parse_args()
-    data = args.data or default_data()
     RESULTS.mkdir(exist_ok=True)
-    rounds = ["--rounds", str(args.rounds)]
-    jobs = [["data_prep.py", "--data", str(data), *rounds, "--out", str(RESULTS / "data_prep.json")]]
-    try:
-        model = args.model or newest_run()
-        jobs.append(
-            [
-                "predict.py",
-                "--model",
-                str(model),
-                "--images",
-                str(data / "images"),
-                "--masks",
-                str(data / "masks"),
-            ]
-            + [*rounds, "--out", str(RESULTS / "predict.json")]
-        )
-    except LesionsegError as error:
-        print(f"prediction is left out: {error}")
-    failed = 0
-    for script, *arguments in jobs:
-        print(f"== {script}", flush=True)
-        failed += (
-            subprocess.run([sys.executable, "-W", "ignore", str(HERE / script), *arguments]).returncode != 0
-        )
-    print(f"figures are in {RESULTS}")
-    return failed
+    jobs = all_jobs(args.data or default_data(), args.rounds)
+    model = trained_model(args.model)
+    failed = [name for name in names if name in args.only and not run(name, jobs[name], *model)]
+    table.write(RESULTS, HERE / "README.md")
+    print(f"figures are in {RESULTS}, tables in {HERE / 'README.md'}")
+    if failed:
+        print(f"error: failed: {', '.join(failed)}", file=sys.stderr)
+    return len(failed)
 
 
 if __name__ == "__main__":
