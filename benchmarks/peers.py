@@ -266,6 +266,10 @@ def yolo_peer(size: int) -> Peer:
         (found,) = model.predict(
             image, imgsz=padded, conf=0.0, max_det=1, retina_masks=True, device="cpu", verbose=False
         )
+        if found.masks is None or not len(
+            found.masks.data
+        ):  # random weights: it drops masks without a pixel, once made
+            return np.zeros(image.shape[:2], bool)
         return found.masks.data[0].cpu().numpy() > 0
 
     return Peer(model.model, predict)
