@@ -8,6 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+EXPORT = ["nncf", "onnx", "onnxruntime", "openvino>=2024.0"]
 version = re.search(r'__version__ = "(.+)"', (ROOT / "lesionseg/__init__.py").read_text()).group(1)
 
 setup(
@@ -34,6 +35,7 @@ setup(
         "scikit-learn",
         "scipy",
         "tabulate",
+        "threadpoolctl",
         "tqdm",
     ],
     extras_require={
@@ -50,11 +52,22 @@ setup(
             "termcolor",
             "yacs>=0.1.8",
         ],
+        # what runs exported models, without torch and Detectron2
+        "runtime": ["onnxruntime", "openvino>=2024.0", "yacs>=0.1.8"],
+        # what tools/export_model.py needs besides torch and Detectron2
+        "export": EXPORT,
         # tools/predict_cluster.py
         "cluster": ["pyarrow>=21", "ray[data]"],
         # peers that benchmarks/ measures itself against (Ultralytics is AGPL-3.0 and stays out)
         "bench": ["segmentation-models-pytorch"],
-        "test": ["isic-challenge-scoring", "pytest", "pytest-xdist", "ray[data]", "surface-distance"],
+        "test": [
+            *EXPORT,
+            "isic-challenge-scoring",
+            "pytest",
+            "pytest-xdist",
+            "ray[data]",
+            "surface-distance",
+        ],
         "lint": ["mypy", "ruff"],
     },
 )

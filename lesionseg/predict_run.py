@@ -29,6 +29,8 @@ from lesionseg.images import ImageError
 from lesionseg.inputs import Item, find_images
 from lesionseg.outputs import PICTURES, TABLES, Prediction, default_kinds, describe
 from lesionseg.prediction_journal import Journal, fingerprint
+from lesionseg.runs import Model
+from lesionseg.runtime import PREDICTORS
 from lesionseg.stream import FailedImage, ImageStream
 
 if TYPE_CHECKING:
@@ -53,6 +55,24 @@ class Summary:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_predictor(model: Model, opts: Sequence[Any] = ()) -> ImageStream:
+    """The predictor for a run's weights or an exported model.
+
+    Args:
+        model: see `lesionseg.runs.find_model`.
+        opts: KEY VALUE KEY VALUE ... over its configuration.
+
+    Raises:
+        LesionsegError: see LesionPredictor and runtime.ExportedPredictor.
+    """
+    if model.exported:
+        return PREDICTORS[model.weights.suffix](model.weights, opts)
+    from lesionseg.config import setup_cfg
+    from lesionseg.predictor import LesionPredictor  # brings Detectron2, which an exported model does without
+
+    return LesionPredictor(setup_cfg(model.config, opts), model.weights)
 
 
 def predict_images(

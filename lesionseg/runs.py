@@ -9,17 +9,29 @@ from lesionseg.errors import LesionsegError
 
 CONFIG = "config.yaml"
 WEIGHTS = ("model_best.pth", "model_final.pth")  # in order of preference
+FORMATS = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torchscript": ".torchscript",
+}  # of exported models, and their suffixes
 
 
 @dataclass(frozen=True)
 class Model:
-    """A configuration file and the weights that go with it."""
+    """A configuration file and the weights that go with it; an exported model is both in one."""
 
     config: Path
     weights: Path
     why: str
 
+    @property
+    def exported(self) -> bool:
+        """Whether this is a file of tools/export_model.py."""
+        return self.weights.suffix in FORMATS.values()
+
     def __str__(self) -> str:
+        if self.exported:
+            return f"model: {self.weights} ({self.why})"
         return f"model: {self.weights}, configuration: {self.config} ({self.why})"
 
 
@@ -46,7 +58,8 @@ def newest_run(root: str | Path = "output") -> Path:
 def find_model(weights: str | Path = "", config_file: str | Path = "", root: str | Path = "output") -> Model:
     """The model meant by --weights and --config-file.
 
-    With one of the two the other is looked for beside it; with neither, the newest run under `root` is taken.
+    With one of the two the other is looked for beside it; with neither, the newest run under `root` is taken. An exported
+    model needs no configuration file.
 
     Raises:
         LesionsegError: a file does not exist or cannot be inferred.
@@ -54,6 +67,12 @@ def find_model(weights: str | Path = "", config_file: str | Path = "", root: str
     if not weights and not config_file:
         run = newest_run(root)
         return Model(run / CONFIG, _weights_of(run), f"newest run under {root}")
+    if Path(weights).suffix in FORMATS.values():
+        if config_file:
+            raise LesionsegError(f"{weights} holds its configuration: leave out --config-file {config_file}")
+        if not Path(weights).is_file():
+            raise LesionsegError(f"weights {weights} do not exist")
+        return Model(Path(weights), Path(weights), "exported")
     config = Path(config_file) if config_file else Path(weights).parent / CONFIG
     if not config.is_file():
         hint = "" if config_file else f" beside {weights}; give it with --config-file"

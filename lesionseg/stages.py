@@ -24,12 +24,13 @@ from lesionseg.checkpoint import BEST, FINAL, require_weights
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
 from lesionseg.launching import LOGGERS
-from lesionseg.register import require
+from lesionseg.register import read_coco, require
 from lesionseg.trainer import LesionTrainer
 
 logger = logging.getLogger(__name__)
 
 HEADS_FOLDER = "heads"
+LICENSES_FILE = "licenses.json"
 FREEZE_ALL = 5  # MODEL.BACKBONE.FREEZE_AT: stem and all four residual stages
 
 
@@ -155,12 +156,17 @@ def evaluate_run(cfg: CfgNode, weights: str = "") -> dict[str, Any]:
 
 
 def write_run_record(cfg: CfgNode) -> None:
-    """config.yaml, versions.json and data/<data set>.csv (the rows of split.csv it consists of)."""
+    """config.yaml, versions.json, data/<data set>.csv (the rows of split.csv it consists of) and data/licenses.json."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     _write_text(folder / "config.yaml", cfg.dump())
     _write_text(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
     (folder / "data").mkdir(exist_ok=True)
+    licenses = {
+        name: read_coco(MetadataCatalog.get(name).json_file)["licenses"][0]["name"]
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    }
+    _write_text(folder / "data" / LICENSES_FILE, json.dumps(licenses, indent=2) + "\n")
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         split_csv = Path(MetadataCatalog.get(name).json_file).parent / "split.csv"
         ids = {record["sample_id"] for record in DatasetCatalog.get(name)}

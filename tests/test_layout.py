@@ -16,8 +16,9 @@ PARTS = {
     "training": "evaluation launching hooks trainer stages",
     "features": "features*",
     "classifier": "crop_export classifier*",
-    "prediction": "stream loading tta predictor inputs annotations overlay outputs prediction_journal predict_run "
+    "prediction": "stream loading tta predictor runtime inputs annotations overlay outputs prediction_journal predict_run "
     "storage predict_cluster",
+    "export": "agreement export*",
     "scores": "cases scoring score_summary scorecard subgroups leaks run_scores comparison tuning folds",
     "report": "report*",
 }

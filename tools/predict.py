@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--input", nargs="+", required=True, help="folders, image files, globs, or .txt lists of image files")
     add("--output", help="folder for the results (default: predictions/ in the run folder)")
-    add("--weights", default="", help="checkpoint (default: the newest run under output/)")
+    add("--weights", default="", help="checkpoint or exported model (default: the newest run under output/)")
     add("--config-file", default="", help="configuration (default: config.yaml beside the weights)")
     add("--score-threshold", type=float, help="leave out instances below this score, in [0, 1]")
     add(
@@ -48,10 +48,8 @@ def main() -> int:
     print(model, flush=True)  # before the slow imports: the first thing said is which model this is
 
     from lesionseg.annotations import load_classifier
-    from lesionseg.config import setup_cfg
     from lesionseg.outputs import default_kinds, parse_save
-    from lesionseg.predict_run import predict_images
-    from lesionseg.predictor import LesionPredictor
+    from lesionseg.predict_run import open_predictor, predict_images
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     save = parse_save(args.save) if args.save else default_kinds()
@@ -60,7 +58,7 @@ def main() -> int:
         opts += ["LESION.SCORE_THRESHOLD", args.score_threshold]
     if args.device:
         opts += ["MODEL.DEVICE", args.device]
-    predictor = LesionPredictor(setup_cfg(model.config, opts), model.weights)
+    predictor = open_predictor(model, opts)
     classifier = load_classifier(args.classifier) if args.classifier else None
     output = args.output or model.weights.parent / "predictions"
     summary = predict_images(
