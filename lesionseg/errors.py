@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 
@@ -20,7 +19,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except LesionsegError as error:
-        logging.shutdown()
+        sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -48,6 +48,7 @@ def export_model(
     form: str = "onnx",
     precision: str = "float32",
     images: Sequence[str | Path] = (),
+    calibration: Sequence[str | Path] = (),
     check_images: int = 32,
     calibration_images: int = 128,
 ) -> Agreement:
@@ -59,9 +60,10 @@ def export_model(
         out: the file to write; the suffix belongs to the format (`runs.FORMATS`). OpenVINO's .bin comes beside it.
         form: a key of FORMATS.
         precision: "float32"; with OpenVINO also "bf16" (where the processor has it) and "int8" (post-training
-            quantisation by NNCF, calibrated on training images).
+            quantisation by NNCF).
         images: to check on, as `lesionseg.inputs.find_images` takes them; by default from the run's test set, and then
             with reference masks.
+        calibration: images whose activations set the scale of int8; by default from the run's training set.
         check_images, calibration_images: at most so many, evenly spread.
 
     Returns:
@@ -76,15 +78,14 @@ def export_model(
     cfg.MODEL.DEVICE, cfg.LESION.BF16 = "cpu", "off"
     original = LesionPredictor(cfg, weights)
     records = _spread(_records(cfg, images, cfg.DATASETS.TEST), check_images)
-    calibration = (
-        _spread(_records(cfg, (), cfg.DATASETS.TRAIN), calibration_images) if precision == "int8" else []
-    )
+    examples = _records(cfg, calibration, cfg.DATASETS.TRAIN) if precision == "int8" else []
+    examples = _spread(examples, calibration_images)
     description = describe(original, precision)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         draft = Path(folder, out.name)
-        write = _writer(original, form, calibration)
+        write = _writer(original, form, examples)
         write(draft, description)
         exported = PREDICTORS[FORMATS[form]](draft)
         logger.info("checking on %d images", len(records))
@@ -123,7 +124,9 @@ def _records(cfg: CfgNode, images: Sequence[str | Path], datasets: Sequence[str]
         require(tuple(datasets), cfg.LESION.DATA_ROOT)
         records = [record for name in datasets for record in DatasetCatalog.get(name)]
     except LesionsegError as error:
-        raise LesionsegError(f"no images to try the model on: {error}; or give some with --images") from error
+        raise LesionsegError(
+            f"no images to try the model on: {error}; or give some with --images (for int8 also --calibration)"
+        ) from error
     if not records:
         raise LesionsegError(
             "no images to try the model on: the configuration names no data set; give some with --images"

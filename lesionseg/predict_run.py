@@ -253,7 +253,7 @@ def _start_worker(tools: _Tools) -> None:
     cv2.setNumThreads(0)  # 1 would wait for the threads of OpenCV's pool, which are not in a fork
     threadpool_limits(1)
     if tools.predictor is not None:
-        tools.predictor.single_threaded()
+        tools.predictor.use_threads(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

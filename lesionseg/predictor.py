@@ -78,10 +78,10 @@ class LesionPredictor(ImageStream):
             pred_masks=torch.from_numpy(found.pred_masks),
         )
 
-    def single_threaded(self) -> None:
+    def use_threads(self, count: int) -> None:
         """As ImageStream's, and for torch."""
-        super().single_threaded()
-        torch.set_num_threads(1)
+        super().use_threads(count)
+        torch.set_num_threads(count)
 
     @torch.inference_mode()
     def network(self, batch: Sequence[Slot]) -> list[Detections]:

@@ -140,11 +140,11 @@ class ExportedPredictor(ImageStream):
         cfg.freeze()
         return cfg
 
-    def single_threaded(self) -> None:
-        """As ImageStream's; the model is loaded anew if it was loaded for more."""
-        super().single_threaded()
-        if self._threads != 1:
-            self._threads, self._session = 1, None
+    def use_threads(self, count: int) -> None:
+        """As ImageStream's; the model is loaded anew if it was loaded for another number."""
+        super().use_threads(count)
+        if self._threads != count:
+            self._threads, self._session = count, None
 
     def to_instances(self, detections: Detections) -> LesionInstances:
         """Everything at the image's resolution."""

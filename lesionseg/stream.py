@@ -97,9 +97,9 @@ class ImageStream(ABC):
     def network(self, batch: Sequence[Slot]) -> list[Detections]:
         """What the network finds in images of one padded size."""
 
-    def single_threaded(self) -> None:
-        """Compute on one core from now on: a worker process has no more, and threads that wait for a core cost many times."""
-        threadpool_limits(1)
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from now on: threads that wait for a core of their own cost many times their work."""
+        threadpool_limits(count)
 
     def __call__(self, image: np.ndarray) -> Any:
         """Predict one image.

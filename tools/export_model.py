@@ -36,6 +36,12 @@ def parse_args() -> argparse.Namespace:
     )
     add("--out", help="file to write (default: model, or model_<precision>, in the run folder)")
     add("--images", nargs="+", default=[], help="images to check on (default: from the run's test set)")
+    add(
+        "--calibration",
+        nargs="+",
+        default=[],
+        help="images to calibrate int8 on (default: the run's training set)",
+    )
     add("opts", nargs="*", metavar="KEY VALUE", help="configuration, such as LESION.SCORE_THRESHOLD 0.05")
     return parser.parse_args()
 
@@ -52,7 +58,7 @@ def main() -> None:
     name = "model" if args.precision == "float32" else f"model_{args.precision}"
     out = Path(args.out or Path(args.run) / f"{name}{FORMATS[args.format]}")
     cfg = setup_cfg(model.config, args.opts)
-    result = export_model(cfg, model.weights, out, args.format, args.precision, args.images)
+    result = export_model(cfg, model.weights, out, args.format, args.precision, args.images, args.calibration)
     print(f"{out} agrees with the original on {result.images} images, {result.instances} instances:")
     for key, value in result.rounded().items():
         print(f"  {key.replace('_', ' ')}: {value}")
