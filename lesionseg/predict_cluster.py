@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,13 +27,12 @@ import ray
 import ray.data
 from tqdm import tqdm
 
-from lesionseg.config import setup_cfg
 from lesionseg.errors import LesionsegError
 from lesionseg.inputs import Item
 from lesionseg.outputs import CSV_COLUMNS, csv_rows
-from lesionseg.predict_run import GPU_BATCH, Writer
+from lesionseg.predict_run import GPU_BATCH, Writer, open_predictor
 from lesionseg.prediction_journal import differences, fingerprint
-from lesionseg.predictor import LesionPredictor
+from lesionseg.runs import Model
 from lesionseg.storage import Folder
 from lesionseg.stream import FailedImage, ImageStream
 
@@ -42,7 +42,9 @@ ROW_SCHEMA = pa.schema([(column, _TYPES.get(column, pa.float64())) for column in
 FAILURE_SCHEMA = pa.schema([("file", pa.string()), ("error", pa.string())])
 SHARD = 64  # images; what a worker that dies has to do again, and what it holds copies of at once
 TRANSFERS = 8  # files that a worker reads or writes at once beside its network: an object store answers late, but many
-RETRIES = 3  # of a shard whose worker died. An image that crashes each of its workers must not do so for ever
+# Of a shard whose worker died; a machine that is lost costs several at once. An image that crashes each of its workers
+# must not do so for ever.
+RETRIES = 30
 logger = logging.getLogger(__name__)
 
 
@@ -51,25 +53,33 @@ class ClusterJob:
     """What a worker has to know.
 
     Attributes:
-        weights, config, opts: the model; paths that are the same on every machine.
+        model: its files have the same paths on every machine.
         images, output: folders, or URIs of folders, see `lesionseg.storage.Folder`.
+        opts: KEY VALUE KEY VALUE ... over the model's configuration.
         device: "cpu" or "cuda"; None for what the cluster has.
         batch_size: images that the network takes at once; None for 8 on a GPU, 1 on a CPU.
     """
 
-    weights: str
-    config: str
+    model: Model
     images: str
     output: str
     opts: tuple[Any, ...] = ()
     device: str | None = None
     batch_size: int | None = None
 
+    def anywhere(self) -> ClusterJob:
+        """The same from any working directory: a worker has one of its own."""
+        model = replace(
+            self.model, config=self.model.config.absolute(), weights=self.model.weights.absolute()
+        )
+        images, output = (
+            place if "://" in place else str(Path(place).absolute()) for place in (self.images, self.output)
+        )
+        return replace(self, model=model, images=images, output=output)
 
-def load_predictor(job: ClusterJob) -> ImageStream:
-    """The job's model."""
-    opts = [*job.opts, "MODEL.DEVICE", job.device or "cpu"]
-    return LesionPredictor(setup_cfg(job.config, opts), job.weights)
+    def open_predictor(self) -> ImageStream:
+        """The model, on the job's device, or the CPU."""
+        return open_predictor(self.model, [*self.opts, "MODEL.DEVICE", self.device or "cpu"])
 
 
 @dataclass
@@ -87,9 +97,9 @@ class ShardPredictor:
 
     def __init__(self, job: ClusterJob) -> None:
         self.images, self.output = Folder(job.images), Folder(job.output)
-        self.predictor = load_predictor(job)
+        self.predictor = job.open_predictor()
         if self.predictor.on_cpu:
-            self.predictor.single_threaded()
+            self.predictor.use_threads(1)
         self.batch_size = job.batch_size or (1 if self.predictor.on_cpu else GPU_BATCH)
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +172,10 @@ def shards(files: Sequence[str], done: AbstractSet[str], size: int) -> Iterator[
             yield todo
 
 
-def predict_cluster(job: ClusterJob, workers: int | None = None, shard_size: int = SHARD) -> ClusterSummary:
-    """Predict all images of a folder on the Ray cluster at hand; a run that was stopped continues when called again.
+def predict_cluster(
+    job: ClusterJob, workers: int | None = None, shard_size: int = SHARD, address: str | None = None
+) -> ClusterSummary:
+    """Predict all images of a folder on a Ray cluster; a run that was stopped continues when called again.
 
     The output holds mask/<name>_segmentation.png as `lesionseg.outputs.MaskSink` writes it; predictions/*.parquet with the
     columns and rows of predictions.csv, those of an image together and the images in no order; failures/*.parquet with
@@ -173,10 +185,12 @@ def predict_cluster(job: ClusterJob, workers: int | None = None, shard_size: int
         workers: processes, each with a model; by default one a GPU, or one a core where the cluster has no GPU. More
             than GPUs share them.
         shard_size: images that a worker takes at a time.
+        address: of the cluster: "auto" for the one that this machine belongs to, HOST:PORT of its head, "local" for this
+            machine alone; by default the environment's RAY_ADDRESS, else "local".
 
     Raises:
-        LesionsegError: see `LesionPredictor` and `Folder.photographs`; the output holds results of another model; it
-            cannot be written; workers that die again and again.
+        LesionsegError: see `open_predictor` and `Folder.photographs`; the output holds results of another model; it
+            cannot be written; no cluster; workers that die again and again.
     """
     for name, number in (
         ("batch size", job.batch_size),
@@ -185,9 +199,10 @@ def predict_cluster(job: ClusterJob, workers: int | None = None, shard_size: int
     ):
         if number is not None and number < 1:
             raise LesionsegError(f"the {name} is 1 or more, not {number}")
+    job = job.anywhere()
     output = Folder(job.output)
-    # Loaded here too, on the CPU: a mistake is told before anything starts.
-    made_by = fingerprint(load_predictor(replace(job, device="cpu")).cfg)
+    # Opened here too, on the CPU: a mistake is told before anything starts.
+    made_by = fingerprint(replace(job, device="cpu").open_predictor().cfg)
     files = Folder(job.images).photographs(output)
     summary = ClusterSummary()
     try:
@@ -198,7 +213,7 @@ def predict_cluster(job: ClusterJob, workers: int | None = None, shard_size: int
         summary.finished = len(files) - sum(map(len, todo))
         logger.info("%d images, %d of them finished; writing to %s", len(files), summary.finished, output)
         with tqdm(total=len(files), initial=summary.finished, unit="image", disable=None) as progress:
-            for report in _run(job, todo, workers) if todo else ():
+            for report in _run(job, todo, workers, address) if todo else ():
                 if report["error"]:
                     raise LesionsegError(f"cannot go on: {report['error']}. {_AGAIN}")
                 summary.predicted += report["predicted"]
@@ -225,15 +240,31 @@ def _claim(output: Folder, made_by: dict[str, str]) -> None:
         )
 
 
-def _run(job: ClusterJob, todo: Sequence[list[str]], workers: int | None) -> Iterator[dict[str, Any]]:
+def _connect(address: str | None) -> None:
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"  # with none, Ray would look for a cluster
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit():  # Ray waits minutes for a head that is not there
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address, logging_level=logging.WARNING, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LesionsegError(
+            f"no Ray cluster at {address}: {error}. Start one with `ray start --head`, or give the HOST:PORT it printed"
+        ) from error
+
+
+def _run(
+    job: ClusterJob, todo: Sequence[list[str]], workers: int | None, address: str | None
+) -> Iterator[dict[str, Any]]:
     """The workers' reports, as the shards are done."""
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    _connect(address)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
     cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if job.device == "cpu":
+    if job.device == "cpu" or job.model.exported:  # those run on the CPU
         gpus = 0
     workers = min(workers or gpus or cores, len(todo))
     logger.info("%d workers on %d %s", workers, gpus or cores, "GPUs" if gpus else "cores")
@@ -251,5 +282,6 @@ def _run(job: ClusterJob, todo: Sequence[list[str]], workers: int | None) -> Ite
         logger.debug("Ray stopped", exc_info=True)
         last = str(error).strip().splitlines()[-1]
         raise LesionsegError(
-            f"workers died {RETRIES + 1} times over the same images: {last}. {_AGAIN}"
+            f"workers died again and again over the same images, most likely for lack of memory; try fewer --workers. "
+            f"{_AGAIN}. Ray says: {last}"
         ) from error

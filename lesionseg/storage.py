@@ -28,10 +28,10 @@ class Folder:
         Raises:
             LesionsegError: a URI that pyarrow cannot read, or of a kind of store that it does not know.
         """
-        self.place = str(place).rstrip("/")
+        scheme, separator, _ = str(place).partition("://")
         try:
-            if "://" in self.place:
-                self.filesystem, path = FileSystem.from_uri(self.place)
+            if separator:
+                self.filesystem, path = FileSystem.from_uri(str(place))
             else:
                 self.filesystem, path = LocalFileSystem(), str(Path(place).absolute())
         except (pa.ArrowException, OSError, ImportError, ValueError) as error:
@@ -39,9 +39,11 @@ class Folder:
                 f"{place}: expected a folder, or a URI such as s3://bucket/folder: {error}"
             ) from error
         self.path = path.rstrip("/")
+        # A URI may hold credentials, which do not belong in messages.
+        self.name = self.path if self.is_local else f"{scheme}://{self.path}"
 
     def __str__(self) -> str:
-        return self.place
+        return self.name
 
     @property
     def is_local(self) -> bool:
@@ -67,7 +69,7 @@ class Folder:
             raise LesionsegError(f"cannot list {self}: {error}") from error
         files = (info.path[len(self.path) + 1 :] for info in found if info.type == FileType.File)
         images = [(Path(file), file) for file in sorted(files) if _may_be_image(file)]
-        return [item.file for item in choose_photographs(images, [self.place])]
+        return [item.file for item in choose_photographs(images, [self.name])]
 
     def fetch(self, file: str, scratch: Path) -> Path:
         """Where a file can be read on this machine: in its place, or as a copy in the folder `scratch`.

@@ -25,6 +25,7 @@ from lesionseg import LesionPredictor
 from lesionseg.errors import LesionsegError
 from lesionseg.images import read_mask
 from lesionseg.predict_run import predict_images
+from lesionseg.runs import find_model
 
 ray = pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -68,7 +69,7 @@ def make_images(folder: Path, start: int, stop: int) -> Path:
 
 
 def job_of(run: Path, images: Path | str, output: Path | str) -> ClusterJob:
-    return ClusterJob(str(run / "model_best.pth"), str(run / "config.yaml"), str(images), str(output))
+    return ClusterJob(find_model(run / "model_best.pth"), str(images), str(output))
 
 
 def parquet_rows(output: Path, folder: str = ROWS) -> list[dict[str, Any]]:
@@ -98,6 +99,48 @@ def assert_same_as_predict(run: Path, images: Path, output: Path, scratch: Path)
     assert masks == sorted(path.relative_to(output) for path in (output / "mask").rglob("*.png"))
     for mask in masks:
         assert (read_mask(output / mask) == read_mask(other / mask)).mean() > 0.999
+
+
+def test_shards_keep_their_bounds() -> None:
+    files = list("abcdefgh")
+    assert list(shards(files, set(), 3)) == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+    assert list(shards(files, {"a", "b", "c", "e"}, 3)) == [["d", "f"], ["g", "h"]]
+    assert list(shards(files, set(files), 3)) == []
+
+
+def test_mistakes_are_told_before_anything_starts(run: Path, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "imgs", 0, 1)
+    for place, message in (
+        (tmp_path / "none", "input .*none does not exist"),
+        (f"fsspec+file://{tmp_path}/none", "cannot list fsspec"),
+        (run, "no image in"),
+        ("ftp://host/folder", "expected a folder, or a URI such as s3://bucket/folder"),
+    ):
+        with pytest.raises(LesionsegError, match=message):
+            predict_cluster(job_of(run, place, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out" / ROWS).mkdir(parents=True)
+    (tmp_path / "out" / ROWS / "part-1.parquet").write_bytes(b"half a file")
+    with pytest.raises(LesionsegError, match="cannot read the Parquet files"):
+        predict_cluster(job_of(run, images, tmp_path / "out"))
+    with pytest.raises(LesionsegError, match=r"no Ray cluster at 127\.0\.0\.1:1: .*refused"):
+        predict_cluster(job_of(run, images, tmp_path / "other"), address="127.0.0.1:1")
+    with pytest.raises(LesionsegError, match="number of workers is 1 or more, not 0"):
+        predict_cluster(job_of(run, images, tmp_path / "out"), workers=0)
+
+
+def test_folders_are_read_and_written(tmp_path: Path) -> None:
+    """The same through this machine's file system and through one that stands for a store."""
+    for place in (str(tmp_path / "a b"), f"fsspec+file://{tmp_path}/c"):
+        folder = Folder(place + "/")
+        assert folder.read("x/y.txt") is None
+        folder.write("x/y.txt", b"one")
+        folder.write("x/y.txt", b"two")
+        assert folder.read("x/y.txt") == b"two"
+        assert folder.fetch("x/y.txt", tmp_path / "scratch").read_bytes() == b"two"
+        folder.delete("x")
+        folder.delete("x")
+        assert folder.read("x/y.txt") is None
 
 
 @pytest.mark.slow
@@ -202,43 +245,3 @@ def test_rows_of_images_without_a_lesion(run: Path, tmp_path: Path, scratch: Pat
     (tmp_path / "full/mask").touch()
     with pytest.raises(LesionsegError, match=r"cannot go on: .*full/mask.*run the same command again"):
         predict_cluster(replace(job, output=str(tmp_path / "full")))
-
-
-def test_shards_keep_their_bounds() -> None:
-    files = list("abcdefgh")
-    assert list(shards(files, set(), 3)) == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
-    assert list(shards(files, {"a", "b", "c", "e"}, 3)) == [["d", "f"], ["g", "h"]]
-    assert list(shards(files, set(files), 3)) == []
-
-
-def test_mistakes_are_told_before_anything_starts(run: Path, tmp_path: Path) -> None:
-    images = make_images(tmp_path / "imgs", 0, 1)
-    for place, message in (
-        (tmp_path / "none", "input .*none does not exist"),
-        (f"fsspec+file://{tmp_path}/none", "cannot list fsspec"),
-        (run, "no image in"),
-        ("ftp://host/folder", "expected a folder, or a URI such as s3://bucket/folder"),
-    ):
-        with pytest.raises(LesionsegError, match=message):
-            predict_cluster(job_of(run, place, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "out" / ROWS).mkdir(parents=True)
-    (tmp_path / "out" / ROWS / "part-1.parquet").write_bytes(b"half a file")
-    with pytest.raises(LesionsegError, match="cannot read the Parquet files"):
-        predict_cluster(job_of(run, images, tmp_path / "out"))
-    with pytest.raises(LesionsegError, match="number of workers is 1 or more, not 0"):
-        predict_cluster(job_of(run, images, tmp_path / "out"), workers=0)
-
-
-def test_folders_are_read_and_written(tmp_path: Path) -> None:
-    """The same through this machine's file system and through one that stands for a store."""
-    for place in (str(tmp_path / "a b"), f"fsspec+file://{tmp_path}/c"):
-        folder = Folder(place + "/")
-        assert folder.read("x/y.txt") is None
-        folder.write("x/y.txt", b"one")
-        folder.write("x/y.txt", b"two")
-        assert folder.read("x/y.txt") == b"two"
-        assert folder.fetch("x/y.txt", tmp_path / "scratch").read_bytes() == b"two"
-        folder.delete("x")
-        folder.delete("x")
-        assert folder.read("x/y.txt") is None

@@ -3,9 +3,9 @@
 
 ray start --head                                     # on one machine
 ray start --address HEAD:6379                        # on each of the others
-python tools/predict_cluster.py --input s3://isic/images --output s3://isic/outlines --weights output/isic_mrcnn/model_best.pth
+python tools/predict_cluster.py --address auto --input s3://isic/images --output s3://isic/outlines
 
-Without a cluster it takes the cores and GPUs of this machine. A second start does what is missing.
+A second start does what is missing. More in docs/clusters.md.
 """
 
 from __future__ import annotations
@@ -24,24 +24,18 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--input",
-        required=True,
-        help="folder that all machines share, or URI of one: s3://, gs://, abfs://, file:// ...",
-    )
-    add(
-        "--output",
-        required=True,
-        help="folder that all machines share, or URI, for mask/, predictions/, failures/",
-    )
-    add(
-        "--weights", default="", help="checkpoint, at the same path on all machines (default: the newest run)"
-    )
+    add("--input", required=True, help="folder that all machines share, or URI: s3://, gs://, abfs:// ...")
+    add("--output", required=True, help="the same, for the results mask/, predictions/ and failures/")
+    add("--weights", default="", help="checkpoint or exported model, on all machines (default: newest run)")
     add("--config-file", default="", help="configuration (default: config.yaml beside the weights)")
     add("--score-threshold", type=float, help="leave out instances below this score, in [0, 1]")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where the cluster has GPUs")
     add("--batch-size", type=int, help="images the network takes at once (default: 8 on a GPU, 1 on a CPU)")
     add("--workers", type=int, help="processes of the whole cluster (default: one a GPU, or one a core)")
+    add(
+        "--address",
+        help="auto or HOST:PORT of the Ray cluster (default: $RAY_ADDRESS, else this machine alone)",
+    )
     add("opts", nargs="*", metavar="KEY VALUE", help="configuration, such as LESION.MASK_SELECTION union")
     return parser.parse_args()
 
@@ -62,10 +56,9 @@ def main() -> int:
     opts = list(args.opts)
     if args.score_threshold is not None:
         opts += ["LESION.SCORE_THRESHOLD", args.score_threshold]
-    weights, config = str(model.weights.absolute()), str(model.config.absolute())
-    job = ClusterJob(weights, config, args.input, args.output, tuple(opts), args.device, args.batch_size)
-    summary = predict_cluster(job, args.workers)
-    print(f"{summary.predicted} images predicted, {summary.finished} were finished; results in {args.output}")
+    job = ClusterJob(model, args.input, args.output, tuple(opts), args.device, args.batch_size)
+    summary = predict_cluster(job, args.workers, address=args.address)
+    print(f"{summary.predicted} images predicted, {summary.finished} were finished")
     print(f"{summary.without_lesion} of those predicted now are without a lesion")
     if summary.failed:
         print(f"{len(summary.failed)} images failed:", *summary.failed, sep="\n  ")
