@@ -86,12 +86,13 @@ def encode_rle(mask: np.ndarray, window: Window) -> dict[str, Any]:
         {"size": [H, W], "counts": str}.
     """
     (height, width), (rows, columns) = mask.shape, window
-    lines = mask[rows, columns].T  # RLE counts down the columns
-    edges = np.diff(np.pad(lines.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    starts, stops = (
-        (np.nonzero(edges == sign)[0] + columns.start) * height + np.nonzero(edges == sign)[1] + rows.start
-        for sign in (1, -1)
-    )
+    part = mask[rows, columns].view(np.uint8)
+    # RLE counts down the columns. OpenCV transposes several times as fast as NumPy.
+    upright = cv2.transpose(part).view(bool) if part.size else part.T.view(bool)
+    lines = np.pad(upright, ((0, 0), (1, 1)))
+    line, turn = np.divmod(np.flatnonzero(lines[:, 1:] != lines[:, :-1]), lines.shape[1] - 1)
+    turns = (line + columns.start) * height + turn + rows.start
+    starts, stops = turns[0::2], turns[1::2]  # every line begins and ends outside
     # A run to the foot of one column goes on at the head of the next.
     apart = starts[1:] != stops[:-1]
     starts, stops = starts[np.append(True, apart)[: len(starts)]], stops[np.append(apart, True)[: len(stops)]]
