@@ -42,6 +42,12 @@ def all_jobs(data: Path, rounds: int) -> dict[str, Job]:
     return {
         "data_prep": Job("data_prep.py", ("--data", str(data), *turns)),
         "predict": Job("predict.py", (*images, *masks, *turns), model=True),
+        "runtimes": Job(
+            "runtimes.py",
+            (*images, *masks, *turns, "--limit", "6"),
+            packages=("nncf", "onnx", "onnxruntime", "openvino"),
+            model=True,
+        ),
         "peers": Job("peers.py", (*images, *turns)),
         "profile": Job("profile_predict.py", images),
     }

@@ -25,7 +25,8 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- figures: written by table.py -->", "<!-- end of figures -->"
-NAMES = ("data_prep", "predict", "peers", "profile")
+NAMES = ("data_prep", "predict", "runtimes", "peers", "profile")
+DETECTRON2 = "detectron2 float32"  # the form in runtimes.json that others are compared with
 COLOURS = {"float32": "#9aa5b1", "bf16": "#1f6f8b"}
 Figures = dict[str, Any]
 
@@ -69,7 +70,27 @@ def comparisons(results: dict[str, Figures]) -> list[Comparison]:
                 f"Dice between the two: {figures['dice_between']:.4f}",
             )
         )
+    if figures := results.get("runtimes"):
+        rates = all_core_rates(figures)
+        best = max(rates, key=lambda way: rates[way])
+        found.append(
+            Comparison(
+                f"network alone, fastest form ({best}), {figures['backbone']} at {figures['test_size']} px",
+                "images/s",
+                rates[DETECTRON2],
+                rates[best],
+                f"Dice {figures['dice'][DETECTRON2]:.4f}, then {figures['dice'][best]:.4f}"
+                if figures["dice"]
+                else "",
+            )
+        )
     return found
+
+
+def all_core_rates(figures: Figures) -> dict[str, float]:
+    """Images per second of every form of the network in runtimes.json, on all cores."""
+    rates = figures["rates"][f"{figures['all_cores']} cores"]
+    return {way: rate for way, rate in rates.items() if not way.startswith("ratio")}
 
 
 def comparison_table(found: Sequence[Comparison]) -> str:
@@ -77,6 +98,23 @@ def comparison_table(found: Sequence[Comparison]) -> str:
         ["what", "unit", "usual", "lesionseg", "times as fast", ""],
         [[c.what, c.unit, f"{c.usual:.2f}", f"{c.ours:.2f}", f"{c.ratio:.1f}", c.note] for c in found],
     )
+
+
+def runtimes_table(figures: Figures) -> str:
+    whole, one = all_core_rates(figures), figures["rates"].get("1 cores", {})
+    rows = [
+        [
+            way,
+            f"{one[way]:.2f}" if one else "",
+            f"{rate:.2f}",
+            f"{rate / whole[DETECTRON2]:.1f}",
+            f"{figures['dice'][way]:.4f}" if figures["dice"] else "",
+        ]
+        for way, rate in whole.items()
+    ]
+    headers = ["form", "images/s, one core", f"images/s, {figures['all_cores']} cores", "ratio", "Dice"]
+    title = f"### One network, many forms: {figures['backbone']} at {figures['test_size']} px, {figures['images']} images"
+    return f"{title}\n\n{markdown(headers, rows)}\n\nRatio: on all cores, against {DETECTRON2}."
 
 
 def peers_table(figures: Figures) -> str:
@@ -132,7 +170,7 @@ def profile_table(figures: Figures) -> str:
     return (
         f"### Where the time goes: one image of {gmac:.0f} GMAC\n\n"
         + markdown(["cores", "precision", "ms", "ms at the peak", "peak, GMAC/s", "of the peak"], runs)
-        + f"\n\n{fastest['cores']} cores, {fastest['precision']}:\n\n"
+        + f"\n\nOn {fastest['cores']}, in {fastest['precision']}:\n\n"
         + markdown(["stage", "ms", "share", "GMAC", "of the peak"], stages)
         + f"\n\nOperators on one core, {fastest['precision']}: {operators}."
     )
@@ -144,9 +182,10 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def machine_line(results: dict[str, Figures]) -> str:
     """The machine of the newest result in words."""
-    facts = max(
-        (r["machine"] for r in results.values() if "processor" in r["machine"]), key=lambda m: m["date"]
-    )
+    machines = [figures["machine"] for figures in results.values() if isinstance(figures["machine"], dict)]
+    if not machines:
+        return ""
+    facts = max(machines, key=lambda machine: machine["date"])
     instructions = ", ".join(facts["instructions"]) or "instruction set unknown"
     versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
     return (
@@ -161,6 +200,8 @@ def text(results: dict[str, Figures]) -> str:
     parts = [machine_line(results), "![chart](results/chart.png)"]
     if found := comparisons(results):
         parts.append(comparison_table(found))
+    if "runtimes" in results:
+        parts.append(runtimes_table(results["runtimes"]))
     if "peers" in results:
         parts.append(peers_table(results["peers"]))
     if "profile" in results:
@@ -192,7 +233,7 @@ def draw_chart(results: dict[str, Figures], path: Path) -> None:
     above.set_title("lesionseg: times as fast as the usual way", loc="left", fontsize=10)
     labels = [f"{peer['name']}, {peer['precision']}" for peer in peers]
     colours = [COLOURS[peer["precision"]] for peer in peers]
-    bars(below, labels, [peer["images_per_second"] for peer in peers], colours, "{:.1f}")
+    bars(below, labels, [peer["images_per_second"] for peer in peers], colours, "{:.2f}")
     below.set_title("images per second, one at a time", loc="left", fontsize=10)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)

@@ -63,6 +63,19 @@ def results(tmp_path):
             "dice_between": 0.9994,
         },
     )
+    forms = {"detectron2 float32": 4.0, "openvino int8": 10.0, "ratio_of_best_to_detectron2_float32": 99.0}
+    write_json(
+        folder,
+        "runtimes",
+        {
+            "images": 24,
+            "all_cores": 6,
+            "test_size": 512,
+            "backbone": "R50-FPN",
+            "rates": {"1 cores": {"detectron2 float32": 2.0, "openvino int8": 7.0}, "6 cores": forms},
+            "dice": {"detectron2 float32": 0.9, "openvino int8": 0.89},
+        },
+    )
     peer = {"name": "Net A", "precision": "bf16", "images_per_second": 3.5, "ratio": 1.75}
     peer |= {"processor_seconds_an_image": 0.625, "parameters_million": 44.0}
     write_json(
@@ -106,6 +119,8 @@ def test_tables_stand_between_the_markers(module, results, tmp_path):
     assert "old" not in text
     rows = cells(text)
     assert any(row[1:5] == ["images/s", "2.50", "10.00", "4.0"] and "0.9994" in row[5] for row in rows)
+    assert any(row[1:5] == ["images/s", "4.00", "10.00", "2.5"] and "openvino int8" in row[0] for row in rows)
+    assert ["openvino int8", "7.00", "10.00", "2.5", "0.8900"] in rows
     assert ["Net A", "bf16", "3.50", "0.62", "1.75", "44.0", "81"] in rows
     assert ["6", "float32", "40", "16", "500", "40%"] in rows
     assert ["RPN", "30", "75%", "6.0", "40%"] in rows
