@@ -11,7 +11,6 @@ import csv
 import json
 import logging
 import multiprocessing
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from lesionseg.features import FEATURES, measure
 from lesionseg.images import atomic_write, read_image, write_image
 from lesionseg.metrics import confusion, jaccard
 from lesionseg.register import load_lesion_json, read_coco
+from lesionseg.workers import leave_with_parent
 
 CROPS_CSV, CROPS_JSON, PROGRESS = "crops.csv", "crops.json", "progress.jsonl"
 COLUMNS = (
@@ -177,9 +177,15 @@ def _map(work: Any, items: list[dict[str, Any]], workers: int) -> Iterator[dict[
     if workers <= 1 or len(items) < 2:
         yield from map(work, items)
         return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Pool(min(workers, len(items)), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    # Not forked: the parent may hold threads of OpenCV or torch, for which a fork waits for ever.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(items)), initializer=_start_worker) as pool:
         yield from pool.imap(work, items, chunksize=4)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    leave_with_parent()
 
 
 def _decode(segmentation: dict[str, Any], record: dict[str, Any]) -> np.ndarray:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from lesionseg.convert import ConvertOptions, Record, convert_sample
 from lesionseg.errors import LesionsegError
 from lesionseg.sources import Sample
+from lesionseg.workers import leave_with_parent
 
 _SAMPLES_A_TASK = 8
 _TASKS_A_WORKER = 3  # waiting or running; bounds what is in memory
@@ -104,6 +105,7 @@ class Journal:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
     cv2.setNumThreads(1)
+    leave_with_parent()
 
 
 def _convert_task(samples: Sequence[Sample], options: ConvertOptions) -> list[Record]:

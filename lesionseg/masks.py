@@ -6,9 +6,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
-
-from lesionseg.detections import Window
 
 SELECTIONS = ("top", "union")
 
@@ -73,32 +70,3 @@ def configured_lesion_mask(cfg: Any, instances: Any) -> np.ndarray:
     """`lesion_mask` with the selection and threshold of cfg.LESION."""
     lesion = cfg.LESION
     return lesion_mask(instances, lesion.MASK_SELECTION, lesion.ONE_REGION, lesion.SCORE_THRESHOLD)
-
-
-def encode_rle(mask: np.ndarray, window: Window) -> dict[str, Any]:
-    """COCO's compressed RLE of a mask that is empty beyond a window: as pycocotools encodes it, without the rest.
-
-    Args:
-        mask: bool (H, W).
-        window: its rows and columns that can hold anything.
-
-    Returns:
-        {"size": [H, W], "counts": str}.
-    """
-    (height, width), (rows, columns) = mask.shape, window
-    part = mask[rows, columns].view(np.uint8)
-    # RLE counts down the columns. OpenCV transposes several times as fast as NumPy.
-    upright = cv2.transpose(part).view(bool) if part.size else part.T.view(bool)
-    lines = np.pad(upright, ((0, 0), (1, 1)))
-    line, turn = np.divmod(np.flatnonzero(lines[:, 1:] != lines[:, :-1]), lines.shape[1] - 1)
-    turns = (line + columns.start) * height + turn + rows.start
-    starts, stops = turns[0::2], turns[1::2]  # every line begins and ends outside
-    # A run to the foot of one column goes on at the head of the next.
-    apart = starts[1:] != stops[:-1]
-    starts, stops = starts[np.append(True, apart)[: len(starts)]], stops[np.append(apart, True)[: len(stops)]]
-    turns = np.stack([starts, stops], axis=1).ravel()
-    counts = np.diff(np.concatenate([[0], turns, [height * width]]))
-    if len(turns) and turns[-1] == height * width:
-        counts = counts[:-1]
-    encoded = mask_util.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [height, width], "counts": encoded["counts"].decode()}

@@ -26,8 +26,9 @@ from lesionseg.errors import LesionsegError
 from lesionseg.features_drawing import draw_abcd
 from lesionseg.images import atomic_write, read_image, write_image
 from lesionseg.inputs import Item
-from lesionseg.masks import configured_lesion_mask, encode_rle
+from lesionseg.masks import configured_lesion_mask
 from lesionseg.prediction_journal import identity
+from lesionseg.rle import encode_rle
 
 CSV_COLUMNS = (
     *(

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,6 +31,7 @@ from lesionseg.prediction_journal import Journal, fingerprint
 from lesionseg.runs import Model
 from lesionseg.runtime import PREDICTORS
 from lesionseg.stream import FailedImage, ImageStream
+from lesionseg.workers import leave_with_parent
 
 if TYPE_CHECKING:
     from lesionseg.classifier import CropClassifier
@@ -254,15 +254,7 @@ def _start_worker(tools: _Tools) -> None:
     threadpool_limits(1)
     if tools.predictor is not None:
         tools.predictor.use_threads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """A main process that is killed cannot stop its workers, which would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    leave_with_parent()
 
 
 def _work(job: Callable[[_Tools], T]) -> T:

@@ -25,6 +25,7 @@ from lesionseg.conditions import image_conditions
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write, read_image, read_mask
 from lesionseg.metrics import component_count, confusion, isic_scores, location_errors, precision
+from lesionseg.workers import leave_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def score_cases(cases: Sequence[Case], workers: int | None = None) -> list[dict[
     else:
         # Not fork: this process may hold threads of torch or a CUDA context, which a fork breaks.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=leave_with_parent) as pool:
             scored = pool.map(_score_or_problem, cases, chunksize=_CHUNK)
             results = list(tqdm(scored, total=len(cases), desc="scoring", unit="image", disable=None))
     if problems := [result for result in results if isinstance(result, str)]:

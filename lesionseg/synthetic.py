@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write, write_image
+from lesionseg.workers import leave_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -352,7 +353,7 @@ def make_synthetic(folder: Path, count: int, size: int, seed: int, workers: int 
         (folder / part).mkdir(exist_ok=True)
     # A forked copy of a process with threads (a notebook, a test with torch) can stand still; a fresh one cannot.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=leave_with_parent) as pool:
         jobs: Iterator[None] = pool.map(
             _write_pair, range(count), repeat(seed), repeat(size), repeat(folder), chunksize=8
         )
