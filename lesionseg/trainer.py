@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
@@ -27,6 +31,7 @@ from lesionseg.errors import LesionsegError
 from lesionseg.evaluation import build_evaluators
 from lesionseg.hooks import BestCheckpoint, ProgressBar, validation_loss
 from lesionseg.precision import autocast, has_bf16, keep_outputs_float32
+from lesionseg.sampling import LeanTrainingSampler
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +139,14 @@ class LesionTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        return build_detection_train_loader(cfg, mapper=LesionMapper(cfg, augment=True, targets=True))
+        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        lean = cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler"
+        return build_detection_train_loader(
+            cfg,
+            mapper=LesionMapper(cfg, augment=True, targets=True),
+            dataset=records,
+            sampler=LeanTrainingSampler(len(records)) if lean else None,
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:

@@ -11,7 +11,7 @@ from conftest import ROOT
 PARTS = {
     "foundation": "errors _detectron2 config images reduced_jpeg precision checkpoint runs tables intervals rle workers",
     "data preparation": "sources labels duplicates validate split convert journal prepared summary prepare synthetic",
-    "data for the network": "register augment visualize",
+    "data for the network": "register sampling augment visualize",
     "masks and metrics": "masks metrics boundary detections crops conditions calibration detection_curve",
     "training": "evaluation launching hooks trainer stages",
     "features": "features*",
