@@ -18,6 +18,7 @@ from pathlib import Path
 
 import table
 
+from lesionseg.config import available_device
 from lesionseg.errors import LesionsegError, run_tool
 from lesionseg.runs import newest_run
 
@@ -41,6 +42,7 @@ def all_jobs(data: Path, rounds: int) -> dict[str, Job]:
     turns = ("--rounds", str(rounds))
     return {
         "data_prep": Job("data_prep.py", ("--data", str(data), *turns)),
+        "train": Job("train.py", ("--data", str(data), *turns, "MODEL.DEVICE", available_device("cuda"))),
         "predict": Job("predict.py", (*images, *masks, *turns), model=True),
         "runtimes": Job(
             "runtimes.py",

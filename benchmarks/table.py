@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- figures: written by table.py -->", "<!-- end of figures -->"
-NAMES = ("data_prep", "predict", "runtimes", "peers", "profile")
+NAMES = ("data_prep", "train", "predict", "runtimes", "peers", "profile")
 DETECTRON2 = "detectron2 float32"  # the form in runtimes.json that others are compared with
 COLOURS = {"float32": "#9aa5b1", "bf16": "#1f6f8b"}
 Figures = dict[str, Any]
@@ -59,6 +59,21 @@ def comparisons(results: dict[str, Figures]) -> list[Comparison]:
                 f"again, unchanged: {figures['second_run_s']:.2f} s",
             )
         )
+    if figures := results.get("train"):
+        for way, what in (
+            ("reading", "training data as the network gets it"),
+            ("loop", "training, the whole loop"),
+        ):
+            rates = figures["images_per_second"][way]
+            found.append(
+                Comparison(
+                    what,
+                    "images/s",
+                    rates["default_trainer"],
+                    rates["lesionseg"],
+                    f"batches of {figures['batch']}, originals against copies of {figures['max_size']} px",
+                )
+            )
     if figures := results.get("predict"):
         rates = figures["images_per_second"]
         found.append(
