@@ -89,7 +89,7 @@ def run(name: str, job: Job, model: tuple[str, ...], no_model: str) -> bool:
 
 
 def main() -> int:
-    names = list(all_jobs(Path(), 0))
+    names = table.NAMES
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
