@@ -164,47 +164,87 @@ def score(
     """
     predicted = probabilities.argmax(axis=1)
     drawn = _resamples(groups)
-    matrix = confusion_matrix(truth, predicted, len(classes))
-    cell = np.eye(len(classes) ** 2)[truth * len(classes) + predicted]
-    matrices = (drawn @ cell).reshape(RESAMPLES, len(classes), len(classes))
-    right = (predicted == truth).astype(float)
-    per_class, aucs = {}, []
-    for index, name in enumerate(classes):
-        entry, resampled = _class_scores(truth == index, predicted == index, probabilities[:, index], drawn)
-        per_class[name] = entry
-        aucs.append((entry["auc"]["value"], resampled))
-    known = [(value, resampled) for value, resampled in aucs if value is not None]
-    macro = float(np.mean([value for value, _ in known])) if known else np.nan
-    macro_drawn = np.mean([resampled for _, resampled in known], axis=0) if known else np.array([])
+    aucs = _aucs(truth, probabilities, drawn)
     likelihood = np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)
     return {
         "n": len(truth),
         "groups": len(set(group_indices(groups).tolist())),
-        "accuracy": _interval(right.mean(), drawn @ right / drawn.sum(axis=1)),
-        "balanced_accuracy": _interval(float(_balanced(matrix)), _balanced(matrices)),
-        "macro_auc": _interval(macro, macro_drawn),
-        "classes": per_class,
-        "confusion_matrix": matrix.tolist(),
+        **{name: _interval(*pair) for name, pair in _overall(truth, probabilities, drawn, aucs).items()},
+        "classes": {
+            name: _class_scores(
+                truth == index, predicted == index, probabilities[:, index], drawn, aucs[index]
+            )
+            for index, name in enumerate(classes)
+        },
+        "confusion_matrix": confusion_matrix(truth, predicted, len(classes)).tolist(),
         "calibration_error": calibration_error(truth, probabilities),
         "log_loss": float(np.average(-np.log(likelihood), weights=class_weights(truth))),
         "coverage": coverage_curve(truth, probabilities),
     }
 
 
+def score_difference(
+    truth: np.ndarray, first: np.ndarray, second: np.ndarray, groups: Sequence[str | None]
+) -> dict[str, dict[str, float | None]]:
+    """What the second classifier has over the first one on the same crops, resampled together.
+
+    Args:
+        first, second: probabilities, float (n, classes). See `score` for the rest.
+
+    Returns:
+        accuracy, balanced_accuracy, macro_auc: {value, low, high}, second minus first.
+    """
+    drawn = _resamples(groups)
+    one, other = (_overall(truth, p, drawn, _aucs(truth, p, drawn)) for p in (first, second))
+    return {name: _interval(other[name][0] - one[name][0], other[name][1] - one[name][1]) for name in one}
+
+
+Resampled = tuple[float, np.ndarray]  # a score, and the same of every resample (RESAMPLES,)
+
+
+def _aucs(truth: np.ndarray, probabilities: np.ndarray, drawn: np.ndarray) -> list[Resampled]:
+    """Of each class against the others; NaN where it does not occur."""
+    found = []
+    for index in range(probabilities.shape[1]):
+        positive, probability = truth == index, probabilities[:, index]
+        found.append((float(roc_auc(positive, probability)[0]), roc_auc(positive, probability, drawn)))
+    return found
+
+
+def _overall(
+    truth: np.ndarray, probabilities: np.ndarray, drawn: np.ndarray, aucs: Sequence[Resampled]
+) -> dict[str, Resampled]:
+    """accuracy, balanced_accuracy and macro_auc, the mean AUC of the classes that occur."""
+    predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    right = (predicted == truth).astype(float)
+    cell = np.eye(classes**2)[truth * classes + predicted]
+    matrices = (drawn @ cell).reshape(RESAMPLES, classes, classes)
+    known = [pair for pair in aucs if np.isfinite(pair[0])]
+    return {
+        "accuracy": (right.mean(), drawn @ right / drawn.sum(axis=1)),
+        "balanced_accuracy": (
+            float(_balanced(confusion_matrix(truth, predicted, classes))),
+            _balanced(matrices),
+        ),
+        "macro_auc": (
+            float(np.mean([value for value, _ in known])) if known else np.nan,
+            np.mean([resampled for _, resampled in known], axis=0) if known else np.array([]),
+        ),
+    }
+
+
 def _class_scores(
-    positive: np.ndarray, predicted: np.ndarray, probability: np.ndarray, drawn: np.ndarray
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores of one class against the others, and its resampled AUC (RESAMPLES,)."""
+    positive: np.ndarray, predicted: np.ndarray, probability: np.ndarray, drawn: np.ndarray, auc: Resampled
+) -> dict[str, Any]:
+    """Scores of one class against the others."""
     count = int(positive.sum())
-    auc = roc_auc(positive, probability, drawn)
     precision = average_precision(positive, probability, drawn)
     others = len(positive) - count
-    entry = {
+    return {
         "n": count,
         "sensitivity": _number((predicted & positive).sum() / count if count else np.nan),
         "specificity": _number((~predicted & ~positive).sum() / others if others else np.nan),
-        "auc": _interval(float(roc_auc(positive, probability)[0]), auc),
+        "auc": _interval(*auc),
         "average_precision": _interval(float(average_precision(positive, probability)[0]), precision),
         "specificity_at_95_sensitivity": _number(specificity_at(positive, probability)),
     }
-    return entry, auc

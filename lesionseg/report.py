@@ -27,12 +27,15 @@ INFERENCE = "inference"
 REPORT = "report.html"
 
 
-def make_report(run: Path, output: Path | None = None, classifier: Path | None = None) -> Path:
+def make_report(
+    run: Path, output: Path | None = None, classifier: Path | None = None, classified: Path | None = None
+) -> Path:
     """Write the report of a run folder; every data set that tools/evaluate.py scored for it has a part.
 
     Args:
         output: by default <run>/report.html.
         classifier: run of tools/train_classifier.py, to be reported too and compared with the run's own classes.
+        classified: table of tools/classify.py on crops that were cut by this run's masks, compared too.
 
     Raises:
         LesionsegError: no run folder, or no scores in it yet.
@@ -51,7 +54,7 @@ def make_report(run: Path, output: Path | None = None, classifier: Path | None =
         version=lesionseg.__version__,
         training=training_part(run, cfg),
         datasets=[dataset_part(folder, len(scored)) for folder in scored],
-        classifier=classifier_part(classifier, {f.name: read_scores(f / CSV) for f in scored})
+        classifier=classifier_part(classifier, {f: read_scores(f / CSV) for f in scored}, classified)
         if classifier
         else None,
         data=data_parts(run, cfg, scored),

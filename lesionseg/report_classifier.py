@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lesionseg.classifier_results import focus_class
-from lesionseg.classifier_scores import BINS, class_weights, roc_points
+from lesionseg.classifier_scores import BINS, class_weights, roc_points, score, score_difference
 from lesionseg.classifier_training import IMPORTANCE, PREDICTIONS, SCORES
 from lesionseg.errors import LesionsegError
-from lesionseg.intervals import bootstrap
 from lesionseg.report_plots import BLUE, GREY, ORANGE, confusion_plot, figure
-from lesionseg.tables import interval_text, number
 
 FEATURES_SHOWN = 10
+INFERENCE = "inference.json"  # of tools/evaluate.py --run
+NOTHING = "nothing found"
 
 
-def classifier_part(run: Path, scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def classifier_part(
+    run: Path, scored: Mapping[Path, Sequence[Mapping[str, Any]]], classified: Path | None = None
+) -> dict[str, Any]:
     """What the template needs.
 
     Args:
         run: folder of tools/train_classifier.py.
-        scored: by data set, the rows of scores.csv of the report's own run, for the comparison on the same images.
+        scored: by folder of tools/evaluate.py the rows of its scores.csv, for the comparison on the same images.
+        classified: table of tools/classify.py on crops that were cut by the detector's masks, compared too.
 
     Raises:
-        LesionsegError: the run is not finished.
+        LesionsegError: the run is not finished; `classified` is no such table, or has other classes.
     """
     if not (run / SCORES).is_file():
         raise LesionsegError(
@@ -42,6 +46,7 @@ def classifier_part(run: Path, scored: Mapping[str, Sequence[Mapping[str, Any]]]
     rows = [row for row in _read(run / PREDICTIONS) if row["split"] == split]
     truth = np.array([classes.index(row["true_class"]) for row in rows])
     probabilities = np.array([[float(row[f"p_{name}"]) for name in classes] for row in rows])
+    others = _classified(classified, classes) if classified else []
     focus = focus_class(classes)
     positive, p_focus = truth == classes.index(focus), probabilities[:, classes.index(focus)]
     return {
@@ -56,7 +61,7 @@ def classifier_part(run: Path, scored: Mapping[str, Sequence[Mapping[str, Any]]]
         "calibration_error": scores["calibration_error"],
         "importance": _read(run / IMPORTANCE)[:FEATURES_SHOWN] if (run / IMPORTANCE).is_file() else [],
         "comparisons": [
-            found for name, other in scored.items() if (found := compare_with(name, other, rows))
+            found for folder, other in scored.items() if (found := compare_with(folder, other, rows, others))
         ],
         "plots": {
             "roc": roc_plot(positive, p_focus, focus),
@@ -67,51 +72,153 @@ def classifier_part(run: Path, scored: Mapping[str, Sequence[Mapping[str, Any]]]
     }
 
 
+def _classified(path: Path, classes: Sequence[str]) -> list[dict[str, str]]:
+    rows = _read(path) if path.is_file() else []
+    found = [name[2:] for name in (rows[0] if rows else {}) if name.startswith("p_")]
+    if found != list(classes):
+        raise LesionsegError(
+            f"{path}: expected a table of tools/classify.py with the classes {', '.join(classes)}, found "
+            f"{', '.join(found) or 'none'}"
+        )
+    return rows
+
+
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def compare_with(
-    dataset: str, scored: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, str]]
-) -> dict[str, Any] | None:
-    """Classes by the detector's best instance against the classifier's, on the images that both were tested on.
+@dataclass(frozen=True)
+class Way:
+    """One way to a class.
+
+    Attributes:
+        scores: by sample id, scores in [0, 1] by class; a class that is not named has 0.
+        missed: images in which no lesion was found, and so no class.
+    """
+
+    name: str
+    scores: Mapping[str, Mapping[str, float]]
+    missed: frozenset[str] = frozenset()
+
+    def matrix(self, images: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+        """Scores, float (images, classes + 1); the last column is 1 for missed images, and so the highest of their row."""
+        rows = [[self.scores.get(i, {}).get(c, 0.0) for c in classes] + [i in self.missed] for i in images]
+        return np.array(rows, dtype=float)
+
+
+def detector_way(folder: Path) -> Way:
+    """The classes that Mask R-CNN itself found on a data set.
 
     Args:
-        scored: rows of scores.csv with "id", "reference_class", "predicted_class".
-        rows: of the classifier's predictions.csv.
+        folder: of tools/evaluate.py --run, with inference.json.
+
+    Raises:
+        LesionsegError: no scores by class in it.
+    """
+    path = folder / INFERENCE
+    images = json.loads(path.read_text(encoding="utf-8"))["images"] if path.is_file() else {}
+    if not images or any("classes" not in found for found in images.values()):
+        raise LesionsegError(
+            f"{path}: expected the scores of every class in it, found none. Delete the file and run tools/evaluate.py again"
+        )
+    return Way(
+        "Mask R-CNN with classes",
+        {name: found["classes"] for name, found in images.items()},
+        frozenset(name for name, found in images.items() if found["score"] is None),
+    )
+
+
+def classifier_way(name: str, rows: Sequence[Mapping[str, str]], images: Iterable[str]) -> Way:
+    """What a classifier says of crops; of images without a crop it says nothing.
+
+    Args:
+        rows: of predictions.csv, or of tools/classify.py; the first crop of an image counts.
+        images: ids of all images that were to be classified.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for row in rows:
+        found = {key[2:]: float(value) for key, value in row.items() if key.startswith("p_")}
+        scores.setdefault(row["sample_id"], found)
+    return Way(name, scores, frozenset(images) - scores.keys())
+
+
+def compare_with(
+    folder: Path,
+    scored: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, str]],
+    classified: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any] | None:
+    """Mask R-CNN's own classes against the classifier's, on the images that both were tested on.
+
+    Args:
+        folder: where tools/evaluate.py scored the data set.
+        scored: rows of its scores.csv with "id", "reference_class".
+        rows: of the classifier's predictions.csv, of one split: crops by reference masks.
+        classified: of tools/classify.py, on crops by the detector's masks; none if there are none.
 
     Returns:
-        n, and for both the accuracy and balanced accuracy, and the difference in accuracy, with 95 % intervals over lesions
-        or patients; None where there are no such images, or the detector was not trained on these classes.
+        See `compare_ways`, and "dataset"; None where there are no such images, or the detector was not trained on these
+        classes.
     """
-    detector = {row["id"]: row for row in scored}
-    pairs = [(row, detector[row["sample_id"]]) for row in rows if row["sample_id"] in detector]
-    pairs = [(row, other) for row, other in pairs if row["true_class"] == other["reference_class"]]
-    if not pairs:
+    reference = {row["id"]: row["reference_class"] for row in scored}
+    shared = {row["sample_id"]: row for row in reversed(rows)}
+    shared = {name: row for name, row in shared.items() if reference.get(name) == row["true_class"]}
+    if not shared:
         return None
-    groups = [row["group"] or row["sample_id"] for row, _ in pairs]
-    truth = [row["true_class"] for row, _ in pairs]
-    right = {
-        "Mask R-CNN with classes": [other["predicted_class"] == row["true_class"] for row, other in pairs],
-        "Mask R-CNN and classifier": [most_probable(row) == row["true_class"] for row, _ in pairs],
+    ways = [detector_way(folder)]
+    if any(row["sample_id"] in shared for row in classified):
+        ways.append(classifier_way("Mask R-CNN, then classifier on its outlines", classified, shared))
+    ways.append(classifier_way("Classifier on reference outlines", rows, shared))
+    images = sorted(shared)
+    return {
+        "dataset": folder.name,
+        **compare_ways(
+            images,
+            [shared[name]["true_class"] for name in images],
+            [shared[name]["group"] or name for name in images],
+            [key[2:] for key in rows[0] if key.startswith("p_")],
+            ways,
+        ),
     }
-    result: dict[str, Any] = {"dataset": dataset, "n": len(pairs), "rows": []}
-    for name, hits in right.items():
-        share = [
-            np.mean([hit for hit, label in zip(hits, truth, strict=True) if label == c]) for c in set(truth)
-        ]
-        accuracy = interval_text(bootstrap(np.array(hits, float), groups)._asdict())
-        result["rows"].append((name, accuracy, number(float(np.mean(share)))))
-    first, second = (np.array(hits, float) for hits in right.values())
-    result["difference"] = interval_text(bootstrap(second - first, groups)._asdict())
-    return result
 
 
-def most_probable(row: Mapping[str, str]) -> str:
-    """The class of the highest probability in a row of predictions.csv, also where the classifier abstained."""
-    columns = [name for name in row if name.startswith("p_")]
-    return max(columns, key=lambda name: float(row[name]))[2:]
+def compare_ways(
+    images: Sequence[str],
+    truth: Sequence[str],
+    groups: Sequence[str],
+    classes: Sequence[str],
+    ways: Sequence[Way],
+) -> dict[str, Any]:
+    """Scores of several ways to a class on the same images; an image without a class counts as wrong, and 0 for any class.
+
+    Returns:
+        n, groups, focus (see `focus_class`); "rows": of each way its "name", the number of images it "missed", and
+        "scores", see `classifier_scores.score`; "differences": of each further way its "name", and by score
+        what it has over the first way, see `classifier_scores.score_difference`.
+    """
+    index = np.array([classes.index(name) for name in truth])
+    matrices = [way.matrix(images, classes) for way in ways]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": way.name,
+            "missed": int(matrix[:, -1].sum()),
+            "scores": score(index, matrix, [*classes, NOTHING], groups),
+        }
+        for way, matrix in zip(ways, matrices, strict=True)
+    ]
+    differences = [
+        {"name": way.name, "scores": score_difference(index, matrices[0], matrix, groups)}
+        for way, matrix in zip(ways[1:], matrices[1:], strict=True)
+    ]
+    return {
+        "n": len(images),
+        "groups": rows[0]["scores"]["groups"],
+        "classes": list(classes),
+        "focus": focus_class(classes),
+        "rows": rows,
+        "differences": differences,
+    }
 
 
 def roc_plot(positive: np.ndarray, probability: np.ndarray, focus: str) -> str | None:

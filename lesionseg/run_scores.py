@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,9 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
     an image is made by cfg.LESION as everywhere.
 
     Returns:
-        Content of inference.json: "made_by" (see prediction_journal.fingerprint), "images" {id: {"score", "class"}} of the best
-        detection in the lesion mask (null and "" where there is none), "ap" {"segm": {"AP", "AP50", "AP75"}, "bbox": ...} in %.
+        Content of inference.json: "made_by" (see prediction_journal.fingerprint), "images" {id: {"score", "class", "classes"}}:
+        the best detection in the lesion mask (null and "" where there is none) and the highest score of every class that was
+        detected at all; "ap" {"segm": {"AP", "AP50", "AP75"}, "bbox": ...} in %.
 
     Raises:
         LesionsegError: classes of model and data differ; images that cannot be read, all named.
@@ -138,6 +139,7 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
         images[record["sample_id"]] = {
             "score": float(result.scores[0]) if best else None,
             "class": classes[int(result.pred_classes[0])] if best else "",
+            "classes": class_scores(result.pred_classes, result.scores, classes),
         }
     if failed:
         raise LesionsegError(
@@ -151,6 +153,20 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
     with atomic_write(done) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def class_scores(found: Iterable[Any], scores: Iterable[Any], classes: Sequence[str]) -> dict[str, float]:
+    """The highest score of each class that an image's detections name.
+
+    Args:
+        found: class index of each detection.
+        scores: in [0, 1], of each detection.
+    """
+    best: dict[str, float] = {}
+    for index, score in zip(found, scores, strict=True):
+        name = classes[int(index)]
+        best[name] = max(float(score), best.get(name, 0.0))
+    return best
 
 
 def class_names_of(cfg: CfgNode, dataset: str) -> list[str]:

@@ -16,6 +16,7 @@ from lesionseg.classifier_scores import (
     coverage_curve,
     roc_auc,
     score,
+    score_difference,
     specificity_at,
 )
 
@@ -77,6 +78,34 @@ def test_score_equals_scikit_learn(seed):
         assert entry["auc"]["low"] < entry["auc"]["value"] < entry["auc"]["high"]
         false, true, _ = metrics.roc_curve(positive, probabilities[:, index], drop_intermediate=False)
         assert entry["specificity_at_95_sensitivity"] == pytest.approx(1 - false[true >= 0.95 - 1e-9].min())
+
+
+def test_difference_is_paired():
+    truth, first = draw(1)
+    _, second = draw(2)
+    groups = [None] * len(truth)
+    found = score_difference(truth, first, second, groups)
+    one, other = (p.argmax(axis=1) for p in (first, second))
+    for name, expected in (
+        ("accuracy", metrics.accuracy_score(truth, other) - metrics.accuracy_score(truth, one)),
+        (
+            "balanced_accuracy",
+            metrics.balanced_accuracy_score(truth, other) - metrics.balanced_accuracy_score(truth, one),
+        ),
+        (
+            "macro_auc",
+            metrics.roc_auc_score(truth, second, multi_class="ovr")
+            - metrics.roc_auc_score(truth, first, multi_class="ovr"),
+        ),
+    ):
+        assert found[name]["value"] == pytest.approx(expected)
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+    # Against itself there is no difference in any resample; unpaired resamples would differ.
+    assert score_difference(truth, first, first, groups)["macro_auc"] == {"value": 0, "low": 0, "high": 0}
+    # Normal approximation of a paired difference of shares.
+    steps = (other == truth).astype(float) - (one == truth)
+    width = found["accuracy"]["high"] - found["accuracy"]["low"]
+    assert width == pytest.approx(2 * 1.96 * steps.std() / math.sqrt(len(truth)), rel=0.15)
 
 
 def test_intervals_are_over_groups():

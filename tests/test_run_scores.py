@@ -23,7 +23,7 @@ from lesionseg.predictor import LesionPredictor
 from lesionseg.prepare import prepare
 from lesionseg.prepared import PrepareOptions
 from lesionseg.report import make_report
-from lesionseg.run_scores import INFERENCE, run_leaks, score_run
+from lesionseg.run_scores import INFERENCE, class_scores, run_leaks, score_run
 from lesionseg.scoring import read_scores
 
 OPTS = ("MODEL.ROI_HEADS.NUM_CLASSES", "1", "LESION.CLASSES", "('lesion',)", "LESION.SCORE_THRESHOLD", "0.3")
@@ -124,6 +124,18 @@ def test_finished_inference_is_not_repeated(run: Path, scored: tuple[dict[str, A
     assert mask.stat().st_mtime_ns > before
     assert json.loads((output / INFERENCE).read_text())["made_by"]["LESION.MASK_SELECTION"] == "union"
     score_run(run)
+
+
+def test_the_best_score_of_every_class_is_kept() -> None:
+    classes = ["nevus", "melanoma", "keratosis"]
+    assert class_scores([1, 0, 1], [0.75, 0.5, 0.25], classes) == {"melanoma": 0.75, "nevus": 0.5}
+    assert class_scores([], [], classes) == {}
+
+
+def test_inference_has_scores_by_class(scored: tuple[dict[str, Any], Path]) -> None:
+    images = json.loads((scored[1] / INFERENCE).read_text())["images"]
+    found = [image for image in images.values() if image["score"] is not None]
+    assert found and all(image["classes"] == {"lesion": image["score"]} for image in found)
 
 
 def test_wrong_runs_and_data_are_explained(run: Path, lesion_root: Path, tmp_path: Path) -> None:

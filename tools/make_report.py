@@ -25,9 +25,17 @@ def main() -> None:
     parser.add_argument(
         "--classifier", type=Path, help="run of tools/train_classifier.py, reported and compared too"
     )
+    parser.add_argument(
+        "--classified",
+        type=Path,
+        metavar="CSV",
+        help="table of tools/classify.py on crops by this run's masks: the classifier as it is used, compared too",
+    )
     args = parser.parse_args()
+    if args.classified and not args.classifier:
+        parser.error("--classified goes with --classifier, the run that made it")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    path = make_report(args.run, args.output, args.classifier)
+    path = make_report(args.run, args.output, args.classifier, args.classified)
     print(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
