@@ -36,7 +36,7 @@ lint: $(VENV)/.ready
 # What a benchmark misses without the extra, it says itself. BENCH: further options, such as --only peers.
 bench: $(VENV)/.ready
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench,export]"
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py $(BENCH)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -W ignore benchmarks/run.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) output build dist *.egg-info

@@ -46,7 +46,7 @@ def all_jobs(data: Path, rounds: int) -> dict[str, Job]:
         "predict": Job("predict.py", (*images, *masks, *turns), model=True),
         "runtimes": Job(
             "runtimes.py",
-            (*images, *masks, *turns, "--limit", "6"),
+            (*images, *masks, *turns),
             packages=("nncf", "onnx", "onnxruntime", "openvino"),
             model=True,
         ),

@@ -243,7 +243,7 @@ def draw_chart(results: dict[str, Figures], path: Path) -> None:
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(9, 0.36 * sum(heights) + 1), height_ratios=heights, layout="constrained"
     )
-    bars(above, [c.what for c in found], [c.ratio for c in found], COLOURS["bf16"], "{:.1f} x")
+    bars(above, [c.what for c in found], [c.ratio for c in found], "#4c7a34", "{:.1f} x")
     above.axvline(1, color="black", linewidth=0.8)
     above.set_title("lesionseg: times as fast as the usual way", loc="left", fontsize=10)
     labels = [f"{peer['name']}, {peer['precision']}" for peer in peers]
