@@ -101,6 +101,7 @@ def export_crops(
         detections = best_detections(files, score_threshold)
         for record in records:
             record["detection"] = detections.get(record["sample_id"]) or detections.get(record["image_id"])
+        records = _predicted_splits(records, out)
     done = _open_progress(out, made_by)
     todo = [record for record in records if record["sample_id"] not in done]
     work = partial(_cut, out=out, settings=settings, predicted=bool(files))
@@ -130,6 +131,18 @@ def read_prepared(dataset: str | Path) -> list[dict[str, Any]]:
         classes = [category["name"] for category in read_coco(path)["categories"]]
         records += [record | {"split": split, "classes": classes} for record in load_lesion_json(path)]
     return records
+
+
+def _predicted_splits(records: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """Records of the splits that were predicted at all: results name no image in which nothing was found."""
+    found = {record["split"] for record in records if record["detection"]}
+    if not found:
+        raise LesionsegError(
+            f"{out}: no crops, since none of the predictions is of an image of this data set, or none reaches the threshold"
+        )
+    if left_out := sorted({record["split"] for record in records} - found):
+        logger.info("no predictions of %s: left out", ", ".join(left_out))
+    return [record for record in records if record["split"] in found]
 
 
 def best_detections(paths: Iterable[Path], score_threshold: float) -> dict[str | int, dict[str, Any]]:

@@ -91,7 +91,8 @@ def test_predicted_crops_record_their_jaccard(dataset, tmp_path):
     summary = export_crops(dataset, tmp_path / "crops", predictions=[path], score_threshold=0.3)
     rows = {row["sample_id"]: row for row in rows_of(tmp_path / "crops")}
     assert sorted(rows) == ids[:2]
-    assert len(summary.without_lesion) == 38
+    predicted = {records[name]["split"] for name in ids[:2]}  # of other splits the results say nothing
+    assert len(summary.without_lesion) == sum(r["split"] in predicted for r in records.values()) - 2
     first = mask_util.decode(records[ids[0]]["annotations"][0]["segmentation"]).astype(bool)
     share = mask_util.decode(results[0]["segmentation"]).sum() / first.sum()
     assert float(rows[ids[0]]["jaccard"]) == pytest.approx(share, abs=1e-5)
@@ -107,6 +108,23 @@ def test_predictions_with_file_names_are_matched_by_them(dataset, tmp_path):
     (tmp_path / "predictions.json").write_text(json.dumps([result]))
     export_crops(dataset, tmp_path / "crops", predictions=[tmp_path / "predictions.json"])
     assert [(row["sample_id"], row["jaccard"]) for row in rows_of(tmp_path / "crops")] == [(name, "1.0")]
+
+
+def test_splits_that_were_not_predicted_are_left_out(dataset, tmp_path):
+    records = records_of(dataset)
+    train = next(record for record in records.values() if record["split"] == "train")
+    result = {
+        "image_id": train["image_id"],
+        "score": 0.8,
+        "segmentation": train["annotations"][0]["segmentation"],
+    }
+    result["segmentation"] = rle(mask_util.decode(result["segmentation"]))
+    (tmp_path / "p.json").write_text(json.dumps([result]))
+    summary = export_crops(dataset, tmp_path / "crops", predictions=[tmp_path / "p.json"])
+    assert dict(summary.crops) == {"train": 1}
+    assert len(summary.without_lesion) == 31
+    with pytest.raises(LesionsegError, match=r"none of the predictions .*threshold"):
+        export_crops(dataset, tmp_path / "none", predictions=[tmp_path / "p.json"], score_threshold=0.9)
 
 
 def test_a_killed_export_continues(dataset, tmp_path):
