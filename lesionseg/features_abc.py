@@ -51,6 +51,9 @@ def best_axes(work: Work, principal: float) -> Axes:
     """The perpendicular pair over which the lesion is least asymmetric: fewest asymmetric axes, then smallest differences."""
     centre, mask = work.centre, work.mask.astype(np.float32)
     height, width = mask.shape
+    # Outside its bounding box the lesion overlaps with nothing.
+    x, y, box_width, box_height = cv2.boundingRect(work.mask.astype(np.uint8))
+    lesion = work.mask[y : y + box_height, x : x + box_width].astype(np.uint8) * 255
     grid = max(1, round(width / _COLOUR_GRID)), max(1, round(height / _COLOUR_GRID))
     # Colours of lesion pixels only, times their share: skin does not bleed in, and one warp moves both.
     premultiplied = np.dstack([work.lab * mask[..., None], mask])
@@ -61,7 +64,7 @@ def best_axes(work: Work, principal: float) -> Axes:
     for turn in range(_TURNS):
         angle = principal + turn * math.pi / 2 / _TURNS
         both = [
-            (_outside_mirror(mask, centre, a), _colour_difference(weighted, grid_centre, a))
+            (_outside_mirror(lesion, centre - (x, y), a), _colour_difference(weighted, grid_centre, a))
             for a in (angle, angle + math.pi / 2)
         ]
         asymmetric = tuple(shape > ASYMMETRIC_SHAPE or colour > ASYMMETRIC_COLOUR for shape, colour in both)
@@ -81,8 +84,11 @@ def _mirror(values: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _outside_mirror(mask: np.ndarray, centre: np.ndarray, angle: float) -> float:
-    overlap = np.count_nonzero((mask > 0) & (_mirror(mask, centre, angle) >= 0.5))
-    return 1 - overlap / np.count_nonzero(mask)
+    """Share of a mask (0 or 255) that lies outside its mirror image."""
+    overlap = cv2.countNonZero(
+        cv2.bitwise_and(mask, cv2.compare(_mirror(mask, centre, angle), 127.5, cv2.CMP_GT))
+    )
+    return 1 - overlap / cv2.countNonZero(mask)
 
 
 def _colour_difference(weighted: np.ndarray, centre: np.ndarray, angle: float) -> float:
@@ -90,8 +96,9 @@ def _colour_difference(weighted: np.ndarray, centre: np.ndarray, angle: float) -
     both = (weighted[..., 3] > 0.5) & (mirrored[..., 3] > 0.5)
     if not both.any():
         return 0.0
-    here, there = (values[both][:, :3] / values[both][:, 3:] for values in (weighted, mirrored))
-    return float(np.linalg.norm(here - there, axis=1).mean())
+    here, there = weighted[both], mirrored[both]
+    difference = here[:, :3] / here[:, 3:] - there[:, :3] / there[:, 3:]
+    return float(np.sqrt(np.einsum("ij,ij->i", difference, difference)).mean())
 
 
 def edge_drops(
