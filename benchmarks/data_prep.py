@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import cv2
 import numpy as np
+from common import image_files, write_result
 
 from lesionseg.prepare import prepare
 from lesionseg.prepared import PrepareOptions
@@ -91,10 +89,10 @@ def measure(data: Path, copies: int = 1, rounds: int = 3) -> dict[str, float]:
             again.append(seconds(lambda made=options: prepare(made)))  # type: ignore[misc]
     return {
         "pairs": count,
-        "usual_pairs_per_s": count / statistics.median(usual),
-        "prepare_pairs_per_s": count / statistics.median(ours),
-        "ratio": statistics.median(usual) / statistics.median(ours),
-        "second_run_s": statistics.median(again),
+        "usual_pairs_per_s": round(count / statistics.median(usual), 2),
+        "prepare_pairs_per_s": round(count / statistics.median(ours), 2),
+        "ratio": round(statistics.median(usual) / statistics.median(ours), 2),
+        "second_run_s": round(statistics.median(again), 3),
     }
 
 
@@ -103,19 +101,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--copies", type=int, default=1, help="take each pair so many times (for small sets)")
+    parser.add_argument("--copies", type=int, help="take each pair so many times (default: for about 2,000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    figures = measure(arguments.data, arguments.copies, arguments.rounds)
-    cores = len(os.sched_getaffinity(0))
-    print(f"{arguments.data.name}, {cores} processors")
-    for name, value in figures.items():
-        print(f"{name:>22} {value:10.2f}")
-    if arguments.out:
-        facts = {"data": arguments.data.name, "processors": cores, "machine": platform.platform()}
-        arguments.out.write_text(json.dumps({**facts, "date": f"{date.today()}", **figures}, indent=2) + "\n")
+    copies = arguments.copies or max(1, 2000 // len(image_files(arguments.data / "images")))
+    figures = measure(arguments.data, copies, arguments.rounds)
+    write_result(arguments.out, {"data": arguments.data.name, "copies": copies, **figures})
 
 
 if __name__ == "__main__":

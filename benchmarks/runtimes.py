@@ -22,7 +22,7 @@ from typing import Any
 from common import cores, image_files, spread, take_turns, write_result
 
 from lesionseg.config import setup_cfg
-from lesionseg.errors import run_tool
+from lesionseg.errors import LesionsegError, run_tool
 from lesionseg.export import export_model
 from lesionseg.images import read_image, read_mask
 from lesionseg.masks import configured_lesion_mask
@@ -49,7 +49,11 @@ def open_all(model: Model, images: list[Path], folder: Path, opts: list[str]) ->
     for form, precision in EXPORTS:
         out = folder / f"{form}_{precision}{FORMATS[form]}"
         files = [str(path) for path in images]
-        export_model(setup_cfg(model.config, opts), model.weights, out, form, precision, files, files)
+        try:
+            export_model(setup_cfg(model.config, opts), model.weights, out, form, precision, files, files)
+        except LesionsegError as error:  # differs too much from the original, or a package is missing
+            print(f"{form} {precision} is left out: {error}")
+            continue
         predictors[f"{form} {precision}"] = open_predictor(Model(out, out, "benchmark"))
     return predictors
 

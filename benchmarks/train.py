@@ -57,7 +57,8 @@ def build_cfg(args: argparse.Namespace, root: Path, name: str, max_size: int | N
     # Detectron2's own mixed precision is for GPUs only.
     amp = ["SOLVER.AMP.ENABLED", "False"] if name != "reduced" and not torch.cuda.is_available() else []
     base = ["DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", "()", "LESION.DATA_ROOT", str(root)]
-    base += ["OUTPUT_DIR", str(root / "run"), "MODEL.WEIGHTS", "", *amp, *args.opts]
+    base += ["OUTPUT_DIR", str(root / "run"), "MODEL.WEIGHTS", "", *amp]
+    base += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts]
     return complete_cfg(setup_cfg(args.config_file, base))
 
 

@@ -78,6 +78,7 @@ def train(job: tuple[str, int], root: Path, epochs: float, opts: list[str]) -> d
     words = ["DATASETS.TRAIN", "('originals_train',)" if plain else "('reduced_train',)"]
     words += ["DATASETS.TEST", "('originals_val',)", "LESION.DATA_ROOT", str(root), "SEED", str(seed)]
     words += ["OUTPUT_DIR", str(root / f"{way}_{seed}"), "DATALOADER.NUM_WORKERS", "0", "LESION.BF16", "off"]
+    words += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
     words += ["LESION.SCHEDULE.ALL_EPOCHS", str(epochs), "LESION.SCHEDULE.EVAL_EPOCHS", "0.0", *opts]
     if plain and not torch.cuda.is_available():
         words += ["SOLVER.AMP.ENABLED", "False"]  # Detectron2's own mixed precision is for GPUs only

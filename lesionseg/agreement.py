@@ -53,7 +53,8 @@ class Agreement:
 
     Attributes:
         images, instances: numbers; instances are those that the original finds.
-        missing: instances that only one of the two finds, those within `Limits.score` of the score threshold left out.
+        missing: instances that only one of the two finds. Those within `Limits.score` of the score threshold, or of the
+            last place of as many as an image may have, do not count.
         score_difference: the largest of a pair's.
         box_iou, mask_iou: means over pairs, in [0, 1]; 1 without pairs. mask_iou_least: the smallest.
         lesion_jaccard: mean Jaccard index of the two lesion masks over images; 1 where both are empty.
@@ -123,8 +124,11 @@ def agreement(
         ours, theirs = (_arrays(predictor(image)) for predictor in (original, exported))
         pairs = _pairs(ours, theirs)
         paired = ({k for k, _ in pairs}, {k for _, k in pairs})
-        for found, known in zip((ours, theirs), paired, strict=True):
-            missing += sum(score > least and k not in known for k, score in enumerate(found.scores.tolist()))
+        for found, other, known in zip((ours, theirs), (theirs, ours), paired, strict=True):
+            # What is the last of a full list for one may just have been left out by the other.
+            full = len(other) >= original.cfg.TEST.DETECTIONS_PER_IMAGE
+            sure = max(least, float(other.scores[-1]) + score_margin if full else 0.0)
+            missing += sum(score > sure and k not in known for k, score in enumerate(found.scores.tolist()))
         instances += len(ours)
         for a, b in pairs:
             scores.append(abs(float(ours.scores[a]) - float(theirs.scores[b])))

@@ -115,6 +115,7 @@ def _expand(text: str, output: str | Path | None) -> Iterator[tuple[Path, str]]:
     else:
         raise LesionsegError(
             f"input {text} does not exist: expected a folder, an image, a glob or a .txt list"
+            + ("; KEY VALUE pairs go behind a -- of their own" if text.isupper() and "." in text else "")
         )
 
 
