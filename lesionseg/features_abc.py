@@ -85,9 +85,8 @@ def _mirror(values: np.ndarray, centre: np.ndarray, angle: float) -> np.ndarray:
 
 def _outside_mirror(mask: np.ndarray, centre: np.ndarray, angle: float) -> float:
     """Share of a mask (0 or 255) that lies outside its mirror image."""
-    overlap = cv2.countNonZero(
-        cv2.bitwise_and(mask, cv2.compare(_mirror(mask, centre, angle), 127.5, cv2.CMP_GT))
-    )
+    mirrored = cv2.threshold(_mirror(mask, centre, angle), 127, 255, cv2.THRESH_BINARY)[1]
+    overlap = cv2.countNonZero(cv2.bitwise_and(mask, mirrored))
     return 1 - overlap / cv2.countNonZero(mask)
 
 
