@@ -36,7 +36,7 @@ def classifier_cfg() -> CfgNode:
     # "resnet10", a ResNet with one block a stage for training from scratch on a CPU.
     node.ARCH = "resnet50"
     # "imagenet": torchvision's weights, downloaded once (from scratch, with a warning, where that fails);
-    # "": from scratch; or a file with weights of the same architecture.
+    # "": from scratch; or a file with weights of the same architecture, such as network_best.pth of another run.
     node.WEIGHTS = "imagenet"
     # Side of the network's input in px; crops are scaled to it.
     node.INPUT_SIZE = 224

@@ -132,8 +132,10 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise LesionsegError(f"CLASSIFIER.WEIGHTS {path} does not exist")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise LesionsegError(
             f"CLASSIFIER.WEIGHTS {path} is not a readable file of weights: {error}"
         ) from error
+    # A run's own network_best.pth holds a CropNetwork, torchvision's files the network inside it.
+    return {key.removeprefix("network."): value for key, value in state.items()}

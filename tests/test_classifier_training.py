@@ -224,6 +224,21 @@ def test_pretrained_networks_start_with_the_head(drawn, tmp_path):
     assert not torch.equal(trainer.model.state_dict()["network.conv1.weight"], before["network.conv1.weight"])
 
 
+def test_weights_of_another_run_are_taken(tmp_path):
+    """network_best.pth of a run with seven classes, for three: everything but the last layer."""
+    torch.manual_seed(3)
+    other, model = CropNetwork("resnet10", 7), CropNetwork("resnet10", 3)
+    torch.save(other.state_dict(), tmp_path / "network_best.pth")
+    head = model.head.weight.clone()
+    assert load_pretrained(model, "resnet10", str(tmp_path / "network_best.pth"))
+    state = model.state_dict()
+    for name, value in other.state_dict().items():
+        assert "fc." in name or torch.equal(state[name], value), name
+    assert torch.equal(model.head.weight, head)
+    with pytest.raises(LesionsegError, match="do not fit"):
+        load_pretrained(CropNetwork("resnet18", 3), "resnet18", str(tmp_path / "network_best.pth"))
+
+
 def test_early_stopping(drawn, tmp_path, monkeypatch):
     cfg = make_cfg(tmp_path, drawn / "crops", "CLASSIFIER.EPOCHS", "6", "CLASSIFIER.PATIENCE", "2")
     train, val = crops_of(cfg, drawn / "crops")
