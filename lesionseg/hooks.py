@@ -69,7 +69,9 @@ class BestCheckpoint(HookBase):
                 self.best, self.best_iter = value, self.seen_iter
                 state = {"metric": self.metric, "value": value, "iteration": self.seen_iter}
                 self.trainer.checkpointer.save_best(**state)
-                logger.info(f"best {self.metric} so far: {value:.4f} (iteration {self.seen_iter + 1}), saved")
+                logger.info(
+                    f"best {self.metric} so far: {value:.4f} (iteration {min(self.seen_iter + 1, self.trainer.max_iter)}), saved"
+                )
             since = sum(1 for iteration, _ in results if iteration > self.best_iter)
             stop = 0 < self.patience <= since
         # Only the first process knows the scores; all must stop together.
