@@ -163,11 +163,11 @@ def dataset_part(folder: Path, share: int) -> dict[str, Any]:
 
 def data_parts(run: Path, cfg: dict[str, Any], scored: Sequence[Path]) -> list[dict[str, Any]]:
     """What the run folder knows of every data set in it: number of images, groups, diagnoses, licence."""
-    summaries = {folder.name: read_summary(folder / JSON) for folder in scored}
+    scored_in = {folder.name: folder for folder in scored}
     licences: dict[str, dict[str, str]] = {}
-    for summary in summaries.values():
-        licences |= summary.get("licences", {})
-    names = dict.fromkeys([*cfg["DATASETS"]["TRAIN"], *cfg["DATASETS"]["TEST"], *summaries])
+    for folder in scored:
+        licences |= read_summary(folder / JSON).get("licences", {})
+    names = dict.fromkeys([*cfg["DATASETS"]["TRAIN"], *cfg["DATASETS"]["TEST"], *scored_in])
     parts = []
     for name in names:
         part: dict[str, Any] = {
@@ -176,18 +176,21 @@ def data_parts(run: Path, cfg: dict[str, Any], scored: Sequence[Path]) -> list[d
             "groups": "not known",
             "diagnoses": "not known",
         }
-        recorded = run / "data" / f"{name}.csv"
-        if recorded.is_file():
-            with open(recorded, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+        if rows := _image_rows(run / "data" / f"{name}.csv", scored_in.get(name)):
             diagnoses = Counter(row["diagnosis"] for row in rows if row["diagnosis"])
             part["images"] = len(rows)
             part["groups"] = len({row["group"] for row in rows} - {""}) or "not known"
             part["diagnoses"] = ", ".join(f"{word} {n}" for word, n in diagnoses.most_common()) or "not known"
-        elif name in summaries:
-            part["images"] = summaries[name]["images"]
         parts.append({**part, "licence": licences.get(name, {"name": "not recorded", "url": ""})})
     return parts
+
+
+def _image_rows(recorded: Path, scored: Path | None) -> list[dict[str, Any]]:
+    """A row with "group" and "diagnosis" for each image, from the run's own record or from the scores; [] without both."""
+    if recorded.is_file():
+        with open(recorded, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    return read_scores(scored / CSV) if scored else []
 
 
 # What the report says of each metric: how it is made, and where the definition comes from.

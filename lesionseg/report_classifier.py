@@ -123,7 +123,7 @@ def detector_way(folder: Path) -> Way:
             f"{path}: expected the scores of every class in it, found none. Delete the file and run tools/evaluate.py again"
         )
     return Way(
-        "Mask R-CNN with classes",
+        "Mask R-CNN's own classes",
         {name: found["classes"] for name, found in images.items()},
         frozenset(name for name, found in images.items() if found["score"] is None),
     )
@@ -168,8 +168,8 @@ def compare_with(
         return None
     ways = [detector_way(folder)]
     if any(row["sample_id"] in shared for row in classified):
-        ways.append(classifier_way("Mask R-CNN, then classifier on its outlines", classified, shared))
-    ways.append(classifier_way("Classifier on reference outlines", rows, shared))
+        ways.append(classifier_way("Classifier, outlines by Mask R-CNN", classified, shared))
+    ways.append(classifier_way("Classifier, reference outlines", rows, shared))
     images = sorted(shared)
     return {
         "dataset": folder.name,

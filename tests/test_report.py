@@ -23,6 +23,7 @@ from lesionseg.images import read_mask, write_image
 from lesionseg.report import make_report
 from lesionseg.report_gallery import LONG_SIDE, choose, outline_path, picture
 from lesionseg.scorecard import dataset_cases, with_predictions, write_scorecard
+from lesionseg.scoring import read_scores, write_scores
 
 CONFIG = """
 DATASETS: {TRAIN: [tiny_train], TEST: [tiny_val]}
@@ -88,6 +89,20 @@ def test_it_says_what_was_scored(run: Path, page: str) -> None:
         "there are no detection scores",
     ):
         assert text in page, text
+
+
+def test_data_are_counted_from_scores_where_the_run_has_no_record(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    table = copy / "inference/tiny_val/scores.csv"
+    rows = read_scores(table)
+    for index, row in enumerate(rows):
+        row["group"], row["diagnosis"] = f"g{index // 4}", ("nevus", "nevus", "melanoma")[index % 3]
+    write_scores(table, rows)
+    page = make_report(copy).read_text(encoding="utf-8")
+    data = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index('id="data"') :])
+    assert data[:3] == ["not recorded", "not known", "not known"]  # tiny_train
+    assert any(data[i : i + 3] == ["8", "2", "nevus 6, melanoma 2"] for i in range(len(data)))
 
 
 def test_names_are_escaped(page: str) -> None:

@@ -145,8 +145,8 @@ def test_the_page_compares(run, classifier, tmp_path):  # noqa: F811
     page = make_report(copy, tmp_path / "r.html", crops, tmp_path / "classified.csv").read_text("utf-8")
     assert f"Ways to a class, on {len(rows)} images of tiny_val" in page
     for way in (
-        "Mask R-CNN with classes",
-        "Mask R-CNN, then classifier on its outlines",
-        "Classifier on reference outlines",
+        "Mask R-CNN&#39;s own classes",
+        "Classifier, outlines by Mask R-CNN",
+        "Classifier, reference outlines",
     ):
         assert f">{way}</th>" in page, way
