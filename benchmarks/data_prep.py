@@ -19,7 +19,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from common import image_files, write_result
 
 from lesionseg.prepare import prepare
 from lesionseg.prepared import PrepareOptions
@@ -105,6 +104,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()
+    from common import image_files, write_result  # brings torch, which worker processes would load, too
+
     cv2.setNumThreads(1)
     copies = arguments.copies or max(1, 2000 // len(image_files(arguments.data / "images")))
     figures = measure(arguments.data, copies, arguments.rounds)

@@ -3,8 +3,10 @@
 python benchmarks/predict.py --model output/isic_mrcnn --images DIR [--limit N] [--rounds N] [--out FILE.json] [KEY VALUE ...]
 
 Both use the same weights, test size and processor cores, and write the same files: a mask PNG an image, COCO results
-with RLE, a CSV. They take turns; medians are reported. `dice_between` compares the masks of the two; with --masks, `dice` is
-each one's mean against the reference masks. Processor seconds are given too: they bear a busy machine better.
+with RLE, a CSV. On a CPU the same is done with the model exported to OpenVINO, as bfloat16 and int8 (calibrated on these
+images). They take turns; medians are reported. `dice_with_default_predictor` compares masks with the loop's; with --masks, `dice` is each one's mean against the
+reference masks. Processor seconds are given too: they bear a busy machine better. A small set is copied to about 1,000 files, so
+that starting processes counts as little as it does in a real folder.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import csv
 import json
 import logging
 import resource
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -27,26 +30,32 @@ from common import image_files, take_turns, write_result
 
 from lesionseg import LesionPredictor
 from lesionseg.config import setup_cfg
-from lesionseg.errors import run_tool
+from lesionseg.errors import LesionsegError, run_tool
+from lesionseg.export import export_model
 from lesionseg.images import read_mask
 from lesionseg.masks import lesion_mask
 from lesionseg.metrics import confusion, dice
 from lesionseg.precision import use_bf16
-from lesionseg.predict_run import predict_images
-from lesionseg.runs import find_model
+from lesionseg.predict_run import open_predictor, predict_images
+from lesionseg.runs import Model, find_model
+from lesionseg.stream import ImageStream
+
+SAVE = ("mask", "json", "csv")
+Ways = dict[str, Callable[[Path, Path], None]]
 
 
-def plain_loop(predictor: LesionPredictor, model: Any, images: list[Path], out: Path) -> None:
+def plain_loop(predictor: ImageStream, model: Any, photographs: Path, out: Path) -> None:
     """What one writes with Detectron2 alone: read, predict, write; one image after the other."""
     from detectron2.data.detection_utils import read_image
     from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
     lesion, results, rows = predictor.cfg.LESION, [], []
-    (out / "mask").mkdir(parents=True)
-    for number, path in enumerate(images, start=1):
+    for number, path in enumerate(sorted(photographs.rglob("*.*")), start=1):
         instances = model(read_image(str(path), format="BGR"))["instances"].to("cpu")
         mask = lesion_mask(instances, lesion.MASK_SELECTION, lesion.ONE_REGION)
-        cv2.imwrite(str(out / "mask" / f"{path.stem}_segmentation.png"), mask.astype(np.uint8) * 255)
+        target = out / "mask" / path.parent.name / f"{path.stem}_segmentation.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), mask.astype(np.uint8) * 255)
         found = instances_to_coco_json(instances, number)
         areas = instances.pred_masks.sum(dim=(1, 2)).tolist()
         results += found
@@ -56,55 +65,93 @@ def plain_loop(predictor: LesionPredictor, model: Any, images: list[Path], out: 
         csv.writer(file).writerows(rows)
 
 
-def mean_dice(predicted: Path, reference: Path) -> float:
-    """Of the mask files of a folder against those of the same names in another."""
-    files = sorted(predicted.glob("*.png"))
-    return statistics.fmean(dice(confusion(read_mask(reference / f.name), read_mask(f))) for f in files)
+def mean_dice(predicted: Path, reference: Path, flat: bool = False) -> float:
+    """Of the mask files below a folder against those of the same names, or (flat) of the same file names, in another."""
+    files = sorted(predicted.rglob("*.png"))
+    pairs = [(f, reference / (f.name if flat else f.relative_to(predicted))) for f in files]
+    return statistics.fmean(dice(confusion(read_mask(theirs), read_mask(ours))) for ours, theirs in pairs)
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Time both ways in turn."""
+def copy_images(images: list[Path], folder: Path, copies: int) -> Path:
+    """Files of their own, so that none is recognised as another."""
+    for number in range(copies):
+        (folder / f"copy{number}").mkdir(parents=True)
+        for image in images:
+            shutil.copyfile(image, folder / f"copy{number}" / image.name)
+    return folder
+
+
+def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, LesionPredictor]:
+    """Name -> function of the photographs' folder and the output folder; and the original model."""
     from detectron2.engine import DefaultPredictor
 
     files = find_model(args.weights, Path(args.model) / "config.yaml")
-    predictor = LesionPredictor(setup_cfg(files.config, args.opts), files.weights)
-    model = DefaultPredictor(predictor.cfg)
-    images = image_files(Path(args.images))[: args.limit or None]
-    save = ("mask", "json", "csv")
-    ways: dict[str, Callable[[list[Path], Path], object]] = {
-        "default_predictor": lambda some, out: plain_loop(predictor, model, some, out),
-        "lesionseg": lambda some, out: predict_images(
-            predictor, some, out, save, args.batch_size, args.workers
-        ),
+    cfg = setup_cfg(files.config, args.opts)
+    original = LesionPredictor(cfg, files.weights)
+
+    def ours(predictor: ImageStream, photographs: Path, out: Path) -> None:
+        predict_images(predictor, [photographs], out, SAVE, args.batch_size, args.workers)
+
+    ways = {
+        "default_predictor": partial(plain_loop, original, DefaultPredictor(original.cfg)),
+        "lesionseg": partial(ours, original),
     }
-    with tempfile.TemporaryDirectory() as folder:
+    if original.on_cpu:
+        photographs = [str(path) for path in images]
+        for precision in ("bf16", "int8"):
+            exported = folder / f"{precision}.xml"
+            try:
+                export_model(cfg, files.weights, exported, "openvino", precision, photographs, photographs)
+            except LesionsegError as error:
+                print(f"the model exported as {precision} is left out: {error}")
+                continue
+            model = Model(exported, exported, "benchmark")
+            ways[f"lesionseg_openvino_{precision}"] = partial(ours, open_predictor(model))
+    return ways, original
 
-        def turn(name: str, number: int) -> None:
-            ways[name](images if number else images[:2], Path(folder, f"{name}{number}"))
 
-        timings = take_turns({name: partial(turn, name) for name in ways}, args.rounds)
-        masks = {name: Path(folder, f"{name}1/mask") for name in ways}
-        between = mean_dice(masks["lesionseg"], masks["default_predictor"])
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Time all ways in turn."""
+    found = image_files(Path(args.images))[: args.limit or None]
+    copies = args.copies or max(1, 1000 // len(found))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ways, predictor = open_ways(args, found, folder)
+        few, many = copy_images(found[:2], folder / "few", 1), copy_images(found, folder / "many", copies)
+
+        def turn(way: str, number: int) -> None:
+            (folder / f"{way}{number}").mkdir()
+            ways[way](many if number else few, folder / f"{way}{number}")
+
+        timings = take_turns({way: partial(turn, way) for way in ways}, args.rounds)
+        masks = {way: folder / f"{way}1/mask" for way in ways}
+        plain = masks["default_predictor"]
+        between = {way: round(mean_dice(path / "copy0", plain / "copy0"), 5) for way, path in masks.items()}
         against = {
-            name: round(mean_dice(path, Path(args.masks)), 5) for name, path in masks.items() if args.masks
+            way: round(mean_dice(path / "copy0", Path(args.masks), flat=True), 5)
+            for way, path in masks.items()
+            if args.masks
         }
-    rates = {name: len(images) / timing.median() for name, timing in timings.items()}
+    count = copies * len(found)
+    rates = {way: count / timing.median() for way, timing in timings.items()}
     cfg = predictor.cfg
     return {
-        "images": len(images),
+        "images": count,
+        "different_images": len(found),
         "folder": Path(args.images).name,
         "test_size": cfg.INPUT.MIN_SIZE_TEST,
         "backbone": f"R{cfg.MODEL.RESNETS.DEPTH}-FPN",
         "device": predictor.device.type,
         "bf16": use_bf16(predictor.device, cfg.LESION.BF16),
-        "images_per_second": {name: round(rate, 3) for name, rate in rates.items()},
+        "images_per_second": {way: round(rate, 3) for way, rate in rates.items()},
         "ratio": round(rates["lesionseg"] / rates["default_predictor"], 2),
+        "ratios": {way: round(rate / rates["default_predictor"], 2) for way, rate in rates.items()},
         "processor_seconds_an_image": {
-            name: round(timing.median_processor() / len(images), 4) for name, timing in timings.items()
+            way: round(timing.median_processor() / count, 4) for way, timing in timings.items()
         },
-        "dice_between": round(between, 5),
+        "dice_with_default_predictor": between,
         "dice": against,
-        "seconds": {name: [round(value, 2) for value in timing.seconds] for name, timing in timings.items()},
+        "seconds": {way: [round(value, 2) for value in timing.seconds] for way, timing in timings.items()},
         "peak_memory_of_a_worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
 
@@ -118,6 +165,9 @@ def main() -> int:
     parser.add_argument("--images", required=True, help="folder of photographs")
     parser.add_argument("--masks", help="folder of reference masks, ISIC_x_segmentation.png")
     parser.add_argument("--limit", type=int, default=0, help="only the first N images")
+    parser.add_argument(
+        "--copies", type=int, help="take each so many times (default: for about 1,000 images)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--workers", type=int)

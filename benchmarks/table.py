@@ -75,16 +75,19 @@ def comparisons(results: dict[str, Figures]) -> list[Comparison]:
                 )
             )
     if figures := results.get("predict"):
-        rates = figures["images_per_second"]
-        found.append(
-            Comparison(
-                f"prediction, {figures['images']} files to masks on disk, {figures['backbone']} at {figures['test_size']} px",
-                "images/s",
-                rates["default_predictor"],
-                rates["lesionseg"],
-                f"Dice between the two: {figures['dice_between']:.4f}",
+        rates, dice = figures["images_per_second"], figures["dice"]
+        for way in [way for way in rates if way != "default_predictor"]:
+            form = way.removeprefix("lesionseg").replace("_", " ").strip()
+            found.append(
+                Comparison(
+                    f"prediction, {figures['images']} files to masks on disk, {figures['backbone']} at "
+                    f"{figures['test_size']} px" + (f", exported: {form}" if form else ""),
+                    "images/s",
+                    rates["default_predictor"],
+                    rates[way],
+                    f"Dice {dice['default_predictor']:.4f}, then {dice[way]:.4f}" if dice else "",
+                )
             )
-        )
     if figures := results.get("runtimes"):
         rates = all_core_rates(figures)
         best = max(rates, key=lambda way: rates[way])

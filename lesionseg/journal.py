@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lesionseg.convert import ConvertOptions, Record, convert_sample
 from lesionseg.errors import LesionsegError
 from lesionseg.sources import Sample
-from lesionseg.workers import leave_with_parent
+from lesionseg.workers import keep_freed_memory, leave_with_parent
 
 _SAMPLES_A_TASK = 8
 _TASKS_A_WORKER = 3  # waiting or running; bounds what is in memory
@@ -106,6 +106,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
     cv2.setNumThreads(1)
     leave_with_parent()
+    keep_freed_memory()
 
 
 def _convert_task(samples: Sequence[Sample], options: ConvertOptions) -> list[Record]:

@@ -60,7 +60,7 @@ def results(tmp_path):
             "test_size": 512,
             "backbone": "R50-FPN",
             "images_per_second": {"default_predictor": 2.5, "lesionseg": 10.0},
-            "dice_between": 0.9994,
+            "dice": {"default_predictor": 0.8, "lesionseg": 0.9994},
         },
     )
     both = {"reading": (2.0, 20.0), "loop": (0.5, 0.75)}

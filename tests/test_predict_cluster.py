@@ -46,7 +46,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("scratch")
-    with pytest.MonkeyPatch.context() as patch:
+    # Ray's sockets lie in a folder of its own: their paths may have 107 characters.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp") as short:
+        patch.setenv("RAY_TMPDIR", short)
         patch.setenv("TMPDIR", str(folder))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         patch.setattr(tempfile, "tempdir", None)
