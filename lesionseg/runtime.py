@@ -232,7 +232,8 @@ class OpenVINOPredictor(ExportedPredictor):
 
         # OpenVINO would take bfloat16 by itself where the processor has it: a float32 model is to give float32's results.
         precision = "bf16" if self.description["precision"] == "bf16" else "f32"
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
+        # Pinned threads would put every worker process onto the same core.
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "ENABLE_CPU_PINNING": False}
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         return openvino.Core().compile_model(str(self.path), "CPU", options)
