@@ -31,7 +31,7 @@ from lesionseg.config import setup_cfg
 from lesionseg.errors import run_tool
 from lesionseg.prepare import prepare
 from lesionseg.prepared import PrepareOptions
-from lesionseg.stages import complete_cfg
+from lesionseg.stages import complete_cfg, stage_cfgs
 from lesionseg.trainer import LesionTrainer
 
 WAYS = ("default_trainer", "lesionseg")
@@ -82,7 +82,9 @@ def train(job: tuple[str, int], root: Path, epochs: float, opts: list[str]) -> d
     words += ["LESION.SCHEDULE.ALL_EPOCHS", str(epochs), "LESION.SCHEDULE.EVAL_EPOCHS", "0.0", *opts]
     if plain and not torch.cuda.is_available():
         words += ["SOLVER.AMP.ENABLED", "False"]  # Detectron2's own mixed precision is for GPUs only
-    cfg = complete_cfg(setup_cfg("configs/isic_mrcnn_scratch.yaml", words))
+    _, cfg = stage_cfgs(complete_cfg(setup_cfg("configs/isic_mrcnn_scratch.yaml", words)))[
+        -1
+    ]  # with its warm-up
     seed_all_rng(seed)
     with contextlib.redirect_stdout(io.StringIO()):  # COCO's tables
         trainer: Any = Plain(cfg) if plain else Ours(cfg)
