@@ -24,6 +24,7 @@ setup(
     install_requires=[
         # what preparing data, scoring and drawing need; no network framework
         "imagehash",
+        "isal",
         "jinja2",
         "joblib",
         "matplotlib",

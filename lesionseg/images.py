@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from lesionseg.errors import LesionsegError
+from lesionseg.grey_png import decode_grey_png, encode_grey_png
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MASK_THRESHOLD = 128  # of 255; a pixel is lesion when it is above, as in the ISIC challenge's scorer
@@ -90,7 +91,8 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def turn_upright(image: Image.Image) -> Image.Image:
+    """As EXIF orientation says; the image itself where nothing is to be turned."""
     method = _TURN_UPRIGHT.get(_orientation(image))
     return image if method is None else image.transpose(method)
 
@@ -140,7 +142,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     with _open(path) as image:
         image.load()
-        upright = _to_8_bit(_upright(image), path)
+        upright = _to_8_bit(turn_upright(image), path)
         if _has_alpha(upright):
             rgba = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -158,7 +160,7 @@ def read_reduced(path: str | os.PathLike[str], least_side: int) -> tuple[ImageIn
         info = _info(image)
         image.draft("L", (least_side, least_side))
         image.load()
-        return info, np.asarray(_to_8_bit(_upright(image), path).convert("L"))
+        return info, np.asarray(_to_8_bit(turn_upright(image), path).convert("L"))
 
 
 def read_grey(path: str | os.PathLike[str], least_side: int) -> np.ndarray:
@@ -172,9 +174,12 @@ def read_mask_values(path: str | os.PathLike[str]) -> np.ndarray:
     Palette indices are looked up (some HAM10000 masks store white as index 0), colours become luminance,
     transparency is ignored, 16 bits become 8. Raises ImageError as ``read_image`` does.
     """
+    with suppress(OSError):  # left to Pillow, to be said as for all files
+        if (values := decode_grey_png(Path(path).read_bytes())) is not None:
+            return values
     with _open(path) as image:
         image.load()
-        upright = _to_8_bit(_upright(image), path)
+        upright = _to_8_bit(turn_upright(image), path)
         if upright.mode not in {"L", "1"}:
             upright = upright.convert("RGB")
         return np.asarray(upright if upright.mode == "L" else upright.convert("L"))
@@ -208,7 +213,11 @@ def write_image(path: str | os.PathLike[str], pixels: np.ndarray, quality: int =
     """
     path = Path(path)
     if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
+        pixels = pixels.view(np.uint8) * np.uint8(255)
+    if pixels.ndim == 2 and path.suffix.lower() == ".png" and pixels.dtype == np.uint8:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(encode_grey_png(pixels))
+        return
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix.lower() in {".jpg", ".jpeg"} else []
     try:
         _, encoded = cv2.imencode(path.suffix, pixels, options)

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # The parts of lesionseg/, first to last. Names are module names; a trailing * stands for a family.
 PARTS = {
-    "foundation": "errors _detectron2 config images reduced_jpeg precision checkpoint runs tables intervals rle workers",
+    "foundation": "errors _detectron2 config grey_png images reduced_jpeg precision checkpoint runs tables intervals rle workers",
     "data preparation": "sources labels duplicates validate split convert journal prepared summary prepare synthetic",
     "data for the network": "register sampling augment visualize",
     "masks and metrics": "masks metrics boundary detections crops conditions calibration detection_curve",
