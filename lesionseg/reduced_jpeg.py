@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from lesionseg.images import turn_upright
 
 
 def read_reduced_jpeg(
     path: str | os.PathLike[str], least_side: int
-) -> tuple[np.ndarray, tuple[int, int]] | None:
+) -> tuple[Image.Image, tuple[int, int]] | None:
     """A JPEG file, reduced and upright.
 
     Args:
         least_side: neither side becomes shorter than this, in px.
 
     Returns:
-        uint8 (h, w, 3) BGR and the (height, width) of the full image; None for every file that this is not for or
+        The picture, of mode RGB, and the (height, width) of the full image; None for every file that this is not for or
         that is damaged, to be read (or refused) by `lesionseg.images.read_image`.
     """
     try:
@@ -30,10 +31,10 @@ def read_reduced_jpeg(
                 return None
             width, height = image.size
             image.draft("RGB", (least_side, least_side))
-            upright = ImageOps.exif_transpose(image)
+            image.load()
+            upright = turn_upright(image)
             if (upright.width < upright.height) != (image.width < image.height):
                 width, height = height, width
-            pixels = np.asarray(upright.convert("RGB"))
+            return upright if upright.mode == "RGB" else upright.convert("RGB"), (height, width)
     except Exception:
         return None
-    return np.ascontiguousarray(pixels[:, :, ::-1]), (height, width)

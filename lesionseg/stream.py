@@ -81,6 +81,7 @@ class ImageStream(ABC):
         on_cpu: whether the network computes on the processor's cores.
         forkable: whether a forked copy of the process can use the network.
         multiple: px; images are padded to a multiple of it, at their right and lower side.
+        readers: threads that decode and resize ahead of the network; 0 does it in between.
     """
 
     cfg: Any
@@ -88,6 +89,7 @@ class ImageStream(ABC):
     on_cpu: bool = True
     forkable: bool = False
     multiple: int = 1
+    readers: int = READERS
 
     @abstractmethod
     def to_instances(self, detections: Detections) -> Any:
@@ -100,6 +102,7 @@ class ImageStream(ABC):
     def use_threads(self, count: int) -> None:
         """Compute with so many threads from now on: threads that wait for a core of their own cost many times their work."""
         threadpool_limits(count)
+        self.readers = READERS if count > 1 else 0
 
     def __call__(self, image: np.ndarray) -> Any:
         """Predict one image.
@@ -144,7 +147,7 @@ class ImageStream(ABC):
             raise LesionsegError(f"the batch size is 1 or more, not {batch_size}")
         waiting: deque[Slot] = deque()
         batches: dict[tuple[int, int], list[Slot]] = {}
-        with closing(_ahead(self._read, records, READERS, READERS + batch_size)) as slots:
+        with closing(_ahead(self._read, records, self.readers, self.readers + batch_size)) as slots:
             for slot in slots:
                 waiting.append(slot)
                 if slot.pixels is not None:
@@ -165,15 +168,18 @@ class ImageStream(ABC):
         try:
             # Twice the network's size keeps all detail that its own resizing would keep.
             reduced = read_reduced_jpeg(file_name, 2 * self.cfg.INPUT.MIN_SIZE_TEST)
-            image, size = reduced or (read_image(file_name), None)
-            slot = self._prepare(image, file_name, size)
+            if reduced is None:
+                slot = self._prepare(read_image(file_name), file_name)
+            else:
+                picture, (height, width) = reduced
+                slot = self._resized(picture, self.cfg.INPUT.FORMAT == "BGR", height, width, file_name)
         except LesionsegError as error:
             return Slot(record, result=FailedImage(str(file_name), error))
         slot.record = record
         return slot
 
-    def _prepare(self, image: np.ndarray, name: str | Path, size: tuple[int, int] | None = None) -> Slot:
-        """uint8 (H, W, 3) BGR to the network's size and channel order; `size` is the full image's, if not (H, W)."""
+    def _prepare(self, image: np.ndarray, name: str | Path) -> Slot:
+        """uint8 (H, W, 3) BGR to the network's size and channel order."""
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
             raise LesionsegError(
@@ -181,15 +187,19 @@ class ImageStream(ABC):
             )
         if image.size == 0:
             raise LesionsegError(f"{name}: the image is empty: {found}")
-        if self.cfg.INPUT.FORMAT == "RGB":
-            image = np.ascontiguousarray(image[:, :, ::-1])
-        height, width = size or image.shape[:2]
+        height, width = image.shape[:2]
+        return self._resized(Image.fromarray(image), self.cfg.INPUT.FORMAT == "RGB", height, width, name)
+
+    def _resized(self, picture: Image.Image, turned: bool, height: int, width: int, name: str | Path) -> Slot:
+        """A picture of an image of (height, width) px at the network's size, its channels turned round if need be."""
         shortest, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         target = network_size(height, width, shortest, longest)
         if min(target) < 1:
             raise LesionsegError(f"{name}: {width}x{height} px is too slim to be resized for the network")
-        resized = Image.fromarray(image).resize(target[::-1], Image.Resampling.BILINEAR)
-        return Slot(name, np.asarray(resized), height, width)
+        pixels = np.asarray(picture.resize(target[::-1], Image.Resampling.BILINEAR))
+        if turned:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+        return Slot(name, pixels, height, width)
 
     def _padded_size(self, pixels: np.ndarray) -> tuple[int, int]:
         height, width = (-(-side // self.multiple) * self.multiple for side in pixels.shape[:2])
@@ -215,6 +225,9 @@ def _ahead(
     function: Callable[[Record], Slot], items: Iterable[Record], threads: int, limit: int
 ) -> Generator[Slot]:
     """`map(function, items)` in order, computed by threads up to `limit` items ahead."""
+    if not threads:  # a thread for each image, with memory of its own, costs a tenth of the image's time
+        yield from map(function, items)
+        return
     pending: deque[Future[Slot]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read-image")
     try:
