@@ -2,9 +2,10 @@
 
 python benchmarks/train_score.py --data DIR [--images N] [--seeds S ...] [--epochs E] [--processes P] [--out FILE.json]
 
-Trains on N images of DIR (images/, masks/), four fifths of them training data: DefaultTrainer on the files as they are, and
-LesionTrainer on copies reduced by `prepare_dataset.py --max-size`; same network, schedule and seeds. Both are scored alike, on the
-other fifth at its own size. Not part of `make bench`: it takes some minutes for each seed.
+Trains on N images of DIR (images/, masks/), four fifths of them training data: DefaultTrainer on the files as they are,
+LesionTrainer on copies reduced by `prepare_dataset.py --max-size` with DefaultTrainer's augmentation (what differs is what makes
+it fast), and LesionTrainer with its own; same network, schedule and seeds. All are scored alike, on the other fifth at its own
+size. Not part of `make bench`: it takes some minutes for each seed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from lesionseg.prepared import PrepareOptions
 from lesionseg.stages import complete_cfg, stage_cfgs
 from lesionseg.trainer import LesionTrainer
 
-WAYS = ("default_trainer", "lesionseg")
+WAYS = ("default_trainer", "lesionseg_same_augmentation", "lesionseg")
+# DefaultTrainer's augmentation is a left-right flip.
+SAME_AUGMENTATION = "VFLIP 0.0 AFFINE 0.0 CROP 0.0 BRIGHTNESS 0.0 CONTRAST 0.0 SATURATION 0.0 HUE 0.0 HAIR 0.0 DARK_CORNERS 0.0"
 
 
 class Ours(OurTrainer):
@@ -82,12 +85,15 @@ def train(job: tuple[str, int], root: Path, epochs: float, opts: list[str]) -> d
     words += ["LESION.SCHEDULE.ALL_EPOCHS", str(epochs), "LESION.SCHEDULE.EVAL_EPOCHS", "0.0", *opts]
     if plain and not torch.cuda.is_available():
         words += ["SOLVER.AMP.ENABLED", "False"]  # Detectron2's own mixed precision is for GPUs only
-    _, cfg = stage_cfgs(complete_cfg(setup_cfg("configs/isic_mrcnn_scratch.yaml", words)))[
-        -1
-    ]  # with its warm-up
+    if way == "lesionseg_same_augmentation":
+        pairs = SAME_AUGMENTATION.split()
+        words += [f"LESION.AUG.{word}" if word.isupper() else word for word in pairs]
+    stages = stage_cfgs(complete_cfg(setup_cfg("configs/isic_mrcnn_scratch.yaml", words)))
+    cfg = stages[-1][1]  # with its warm-up
     seed_all_rng(seed)
     with contextlib.redirect_stdout(io.StringIO()):  # COCO's tables
         trainer: Any = Plain(cfg) if plain else Ours(cfg)
+        trainer.resume_or_load(resume=False)
         trainer.train()
         scores = LesionTrainer.test(cfg, trainer.model.eval())["originals_val"]
     return {
@@ -106,6 +112,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="take so many, evenly spread")
     parser.add_argument("--max-size", type=int, default=256, help="long side of the reduced copies in px")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--epochs", type=float, default=10.0)
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
@@ -114,11 +121,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         make_data(args.data, Path(name), args.images, args.max_size)
         work = partial(train, root=Path(name), epochs=args.epochs, opts=args.opts)
-        jobs = [(way, seed) for seed in args.seeds for way in WAYS]
+        jobs = [(way, seed) for seed in args.seeds for way in args.ways]
+        runs = []
         with multiprocessing.get_context("spawn").Pool(args.processes, maxtasksperchild=1) as pool:
-            runs = pool.map(work, jobs, chunksize=1)
-    means = {way: statistics.fmean(run["jaccard"] for run in runs if run["way"] == way) for way in WAYS}
-    spreads = {way: statistics.pstdev(run["jaccard"] for run in runs if run["way"] == way) for way in WAYS}
+            for run in pool.imap_unordered(work, jobs, chunksize=1):
+                print(run, flush=True)
+                runs.append(run)
+    means = {way: statistics.fmean(run["jaccard"] for run in runs if run["way"] == way) for way in args.ways}
+    spreads = {
+        way: statistics.pstdev(run["jaccard"] for run in runs if run["way"] == way) for way in args.ways
+    }
     write_result(
         args.out,
         {"data": args.data.name, "images": args.images, "epochs": args.epochs, "max_size": args.max_size,
