@@ -26,7 +26,7 @@ from detectron2.data import DatasetCatalog
 import lesionseg
 from lesionseg.agreement import LIMITS, Agreement, agreement
 from lesionseg.errors import LesionsegError
-from lesionseg.export_network import INPUTS, OUTPUTS, ExportNetwork
+from lesionseg.export_network import INPUTS, OUTPUTS, ExportNetwork, replace_group_norms
 from lesionseg.inputs import find_images
 from lesionseg.loading import class_names
 from lesionseg.predictor import LesionPredictor
@@ -37,6 +37,9 @@ from lesionseg.stages import LICENSES_FILE
 from lesionseg.stream import Slot
 
 PRECISIONS = tuple(LIMITS)
+# Names of operations that int8 leaves in float32: normalisation, and all that ExportNetwork itself does (pixels to
+# network inputs, boxes); layers have their module's name before their own.
+NOT_QUANTISED = (r".*/norm/.*", r"^/[A-Za-z]+(_\d+)?$")
 OPSET = 17  # 16 brought RoiAlign with half-pixel coordinates, which is Detectron2's aligned RoIAlign
 logger = logging.getLogger(__name__)
 
@@ -206,7 +209,7 @@ def _writer(original: LesionPredictor, form: str, calibration: list[dict[str, An
             return (
                 _onnx_writer(network, example)
                 if form == "onnx"
-                else _openvino_writer(network, example, original, calibration)
+                else _openvino_writer(example, original, calibration)
             )
         except ImportError as error:
             raise LesionsegError(f"{error}: pip install 'lesionseg[export]'") from error
@@ -259,13 +262,16 @@ def _onnx_writer(network: ExportNetwork, example: tuple[torch.Tensor, ...]) -> W
 
 
 def _openvino_writer(
-    network: ExportNetwork,
     example: tuple[torch.Tensor, ...],
     predictor: LesionPredictor,
     calibration: list[dict[str, Any]],
 ) -> Write:
     import openvino
 
+    network = ExportNetwork(
+        LesionPredictor(predictor.cfg)._model
+    ).eval()  # a copy: the original is compared with
+    replace_group_norms(network)
     with tempfile.TemporaryDirectory() as folder:
         _to_onnx(network, example, Path(folder, "model.onnx"))
         model = openvino.convert_model(Path(folder, "model.onnx"))
@@ -274,7 +280,11 @@ def _openvino_writer(
 
         inputs = nncf.Dataset(list(_calibration_inputs(predictor, calibration)))
         model = nncf.quantize(
-            model, inputs, preset=nncf.QuantizationPreset.MIXED, subset_size=len(calibration)
+            model,
+            inputs,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(patterns=list(NOT_QUANTISED), validate=False),
         )
 
     def write(path: Path, description: dict[str, Any]) -> None:

@@ -128,6 +128,46 @@ class ExportNetwork(nn.Module):
         return torch.cat(pooled)[torch.argsort(torch.cat(members))]
 
 
+class _ChannelwiseGroupNorm(nn.Module):
+    """`nn.GroupNorm` without its reshaping of images (Wu and He 2018, equation 7: the mean and variance of a group).
+
+    OpenVINO lays images out channels first for the reshaping, and computes RoIAlign after it nine times slower than on
+    channels-last ones (5.3 instead of 0.6 ms, a quarter of R18-FPN's time at 192 px).
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.groups, self.eps = norm.num_groups, norm.eps
+        self.register_buffer("weight", norm.weight.detach()[:, None, None])
+        self.register_buffer("bias", norm.bias.detach()[:, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 (N, C, H, W), normalised."""
+        # Changes nothing. Without it OpenVINO takes the scales of an int8 convolution before this, one a channel, out of
+        # the mean over channels, which is wrong.
+        x = torch.maximum(x, torch.full((1, 1, 1, 1), -1e30))
+        centred = x - self._group_mean(x)
+        spread = torch.sqrt(self._group_mean(centred * centred) + self.eps)
+        return centred * (self.weight / spread) + self.bias
+
+    def _group_mean(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, 1, 1): the mean of each channel's group."""
+        means = x.mean((2, 3)).reshape(x.shape[0], self.groups, -1)
+        return means.mean(2, keepdim=True).expand_as(means).reshape(x.shape[0], -1, 1, 1)
+
+
+def replace_group_norms(model: nn.Module) -> None:
+    """Give every `nn.GroupNorm` of a model the form that suits OpenVINO; in place, results unchanged."""
+    for name, module in model.named_children():
+        if isinstance(module, nn.GroupNorm):
+            setattr(model, name, _ChannelwiseGroupNorm(module))
+        else:
+            replace_group_norms(module)
+
+
 def _clip(boxes: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     """Boxes (D, 4) inside images of sizes (D, 2)."""
     limits = sizes.float().flip(1).repeat(1, 2)
