@@ -6,7 +6,8 @@ Both use the same weights, test size and processor cores, and write the same fil
 with RLE, a CSV. On a CPU the same is done with the model exported to OpenVINO, as bfloat16 and int8 (calibrated on these
 images). They take turns; medians are reported. `dice_with_default_predictor` compares masks with the loop's; with --masks, `dice` is each one's mean against the
 reference masks. Processor seconds are given too: they bear a busy machine better. A small set is copied to about 1,000 files, so
-that starting processes counts as little as it does in a real folder.
+that starting processes counts as little as it does in a real folder. What brings torch is imported where it is used: worker processes
+of an exported model read this file again, and are to be as light as those of tools/predict.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import csv
 import json
 import logging
-import resource
 import shutil
 import statistics
 import tempfile
@@ -26,16 +26,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from common import image_files, take_turns, write_result
 
-from lesionseg import LesionPredictor
-from lesionseg.config import setup_cfg
 from lesionseg.errors import LesionsegError, run_tool
-from lesionseg.export import export_model
 from lesionseg.images import read_mask
-from lesionseg.masks import lesion_mask
 from lesionseg.metrics import confusion, dice
-from lesionseg.precision import use_bf16
 from lesionseg.predict_run import open_predictor, predict_images
 from lesionseg.runs import Model, find_model
 from lesionseg.stream import ImageStream
@@ -48,6 +42,8 @@ def plain_loop(predictor: ImageStream, model: Any, photographs: Path, out: Path)
     """What one writes with Detectron2 alone: read, predict, write; one image after the other."""
     from detectron2.data.detection_utils import read_image
     from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+
+    from lesionseg.masks import lesion_mask
 
     lesion, results, rows = predictor.cfg.LESION, [], []
     for number, path in enumerate(sorted(photographs.rglob("*.*")), start=1):
@@ -81,9 +77,13 @@ def copy_images(images: list[Path], folder: Path, copies: int) -> Path:
     return folder
 
 
-def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, LesionPredictor]:
+def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, Any]:
     """Name -> function of the photographs' folder and the output folder; and the original model."""
     from detectron2.engine import DefaultPredictor
+
+    from lesionseg import LesionPredictor
+    from lesionseg.config import setup_cfg
+    from lesionseg.export import export_model
 
     files = find_model(args.weights, Path(args.model) / "config.yaml")
     cfg = setup_cfg(files.config, args.opts)
@@ -112,6 +112,10 @@ def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tup
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Time all ways in turn."""
+    from common import image_files, take_turns
+
+    from lesionseg.precision import use_bf16
+
     found = image_files(Path(args.images))[: args.limit or None]
     copies = args.copies or max(1, 1000 // len(found))
     with tempfile.TemporaryDirectory() as name:
@@ -152,7 +156,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "dice_with_default_predictor": between,
         "dice": against,
         "seconds": {way: [round(value, 2) for value in timing.seconds] for way, timing in timings.items()},
-        "peak_memory_of_a_worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
 
 
@@ -175,7 +178,10 @@ def main() -> int:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args()
     logging.disable(logging.INFO)
-    write_result(args.out, measure(args))
+    figures = measure(args)
+    from common import write_result
+
+    write_result(args.out, figures)
     return 0
 
 
