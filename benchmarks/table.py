@@ -62,7 +62,11 @@ def comparisons(results: dict[str, Figures]) -> list[Comparison]:
     if figures := results.get("train"):
         for way, what in (
             ("reading", "training data as the network gets it"),
-            ("loop", "training, the whole loop"),
+            ("loop", f"training, the whole loop, {figures['input_size'][0]} px"),
+            (
+                "small_loop",
+                f"training, the whole loop, {figures['small_input_size']} px, where reading limits",
+            ),
         ):
             rates = figures["images_per_second"][way]
             found.append(
