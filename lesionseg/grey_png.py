@@ -59,21 +59,19 @@ def decode_grey_png(data: bytes) -> np.ndarray | None:
 def _unfilter(lines: np.ndarray) -> np.ndarray:
     """Pixels (H, W) from lines (H, 1 + W), whose first byte says how the others are filtered (section 9)."""
     kinds, pixels = lines[:, 0], lines[:, 1:].copy()
-    above, done = np.zeros_like(pixels[0]), 0
-    for y in np.flatnonzero(kinds).tolist():
-        if y < done:
-            continue
-        above = pixels[y - 1] if y else above
-        if kinds[y] == _SUB:
-            np.add.accumulate(pixels[y], out=pixels[y])
-        elif kinds[y] == _UP:
-            pixels[y] += above
-        else:  # every pixel hangs on the one before: Pillow's loop is compiled
-            done = y + int(np.argmin(np.append(kinds[y:] > _UP, False)))
-            block = np.vstack([np.append(np.uint8(0), above), lines[y:done]])
-            stream = zlib.compress(block.tobytes(), 0)
-            size = (block.shape[1] - 1, len(block))
-            pixels[y:done] = np.asarray(Image.frombytes("L", size, stream, "zip", "L"))[1:]
+    starts = np.flatnonzero(np.append(True, kinds[1:] != kinds[:-1])).tolist()  # of runs of one filter
+    for start, stop in zip(starts, [*starts[1:], len(kinds)], strict=True):
+        run = pixels[start:stop]
+        if kinds[start] == _SUB:
+            np.add.accumulate(run, axis=1, out=run)
+        elif kinds[start] == _UP:
+            for y in range(max(1, start), stop):  # the first line of all has zeros above it
+                pixels[y] += pixels[y - 1]
+        elif kinds[start] > _UP:  # every pixel hangs on the one before: Pillow's loop is compiled
+            above = np.append(np.uint8(0), pixels[start - 1]) if start else np.zeros_like(lines[0])
+            stream = zlib.compress(np.vstack([above, lines[start:stop]]).tobytes(), 0)
+            size = (lines.shape[1] - 1, stop - start + 1)
+            run[:] = np.asarray(Image.frombytes("L", size, stream, "zip", "L"))[1:]
     return pixels
 
 
