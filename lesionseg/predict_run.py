@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -270,6 +271,8 @@ def _parallel(tools: _Tools, jobs: Iterable[Callable[[_Tools], T]], workers: int
         yield from (job(tools) for job in jobs)
         return
     context = multiprocessing.get_context("fork" if fork else "spawn")
+    if fork:
+        gc.freeze()  # a full collection would write to, and so copy, whatever this process shares with its workers
     pending: deque[Future[T]] = deque()
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tools,)) as pool:
         pool.submit(int).result()  # fork before `jobs` starts threads
@@ -287,3 +290,4 @@ def _parallel(tools: _Tools, jobs: Iterable[Callable[[_Tools], T]], workers: int
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            gc.unfreeze()
