@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from lesionseg.detections import LesionInstances
+from lesionseg.detections import LesionInstances, box_iou
 from lesionseg.evaluation import reference_mask
 from lesionseg.images import read_image
 from lesionseg.masks import configured_lesion_mask
@@ -132,7 +132,7 @@ def agreement(
         instances += len(ours)
         for a, b in pairs:
             scores.append(abs(float(ours.scores[a]) - float(theirs.scores[b])))
-            boxes.append(_box_iou(ours.pred_boxes[a], theirs.pred_boxes[b]))
+            boxes.append(float(box_iou(ours.pred_boxes[[a]], theirs.pred_boxes[[b]])[0, 0]))
             masks.append(jaccard(confusion(ours.pred_masks[a], theirs.pred_masks[b])))
         lesion = [configured_lesion_mask(original.cfg, found) for found in (ours, theirs)]
         lesions.append(jaccard(confusion(*lesion)))
@@ -179,9 +179,3 @@ def _pairs(ours: LesionInstances, theirs: LesionInstances) -> list[tuple[int, in
         if all(a != x and b != y for x, y in pairs):
             pairs.append((a, b))
     return pairs
-
-
-def _box_iou(a: np.ndarray, b: np.ndarray) -> float:
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    common = float(np.prod(np.maximum(high - low, 0)))
-    return common / (float(np.prod(a[2:] - a[:2])) + float(np.prod(b[2:] - b[:2])) - common)

@@ -72,6 +72,26 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def best_class_only(self, iou_threshold: float) -> Detections:
+        """Without the other names of one lesion: non-maximum suppression between classes.
+
+        Mask R-CNN suppresses overlapping boxes within each class, so a run with several classes reports a lesion of
+        which it is in doubt once for each class.
+
+        Args:
+            iou_threshold: in [0, 1]; a detection goes when its box has a greater IoU with a kept one of higher score and
+                another class.
+        """
+        if len(np.unique(self.classes)) < 2:
+            return self
+        overlap = box_iou(self.boxes, self.boxes) > iou_threshold
+        kept: list[int] = []
+        for k in range(len(self)):
+            if not any(overlap[k, other] and self.classes[k] != self.classes[other] for other in kept):
+                kept.append(k)
+        parts = (self.boxes[kept], self.scores[kept], self.classes[kept], self.masks[kept])
+        return Detections(*parts, self.height, self.width)
+
     def full_masks(self, threshold: float) -> np.ndarray:
         """bool (N, height, width): probability of `threshold` or more, see `paste_mask`."""
         full = np.zeros((len(self), self.height, self.width), dtype=bool)
@@ -90,6 +110,15 @@ class Detections:
         """Everything at the image's resolution; `threshold` as in `full_masks`."""
         size, masks = (self.height, self.width), self.full_masks(threshold)
         return LesionInstances(size, self.boxes, self.scores, self.classes, masks, self.extent())
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes, XYXY (N, 4) and (M, 4) and none empty: float (N, M) in [0, 1]."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.prod(np.maximum(high - low, 0), axis=2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
+    return common / (areas[0][:, None] + areas[1][None, :] - common)
 
 
 def _reach(start: float, stop: float, limit: int) -> slice:

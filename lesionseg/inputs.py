@@ -17,6 +17,7 @@ JOURNAL = "predictions.jsonl"  # marks a folder as output of a prediction
 _NO_PHOTOGRAPH = re.compile(
     r"(_(segmentation|superpixels|attribute_\w+)\.png|_(lesion|R\d+_Label\d+)\.bmp)$", re.IGNORECASE
 )
+_SHOWN = 10  # lines of a message, at most
 _MAGIC = re.compile(r"[*?\[]")
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,14 @@ def _refuse_shared_names(items: Iterable[Item]) -> None:
     if clashes:
         raise LesionsegError(
             f"{len(clashes)} pairs of images would write the same output files; rename one of each, or predict them "
-            "into different --output folders:\n  " + "\n  ".join(clashes)
+            "into different --output folders:\n  " + "\n  ".join(_first(clashes))
         )
+
+
+def _first(lines: list[str]) -> list[str]:
+    """As many as one reads in a message, and how many more there are."""
+    rest = len(lines) - _SHOWN
+    return lines if rest <= 0 else [*lines[:_SHOWN], f"... and {rest} more"]
 
 
 def _expand(text: str, output: str | Path | None) -> Iterator[tuple[Path, str]]:
@@ -163,5 +170,5 @@ def _listed(path: Path) -> Iterator[tuple[Path, str]]:
     if missing:
         raise LesionsegError(
             f"{path} lists {len(missing)} images that do not exist relative to {path.parent.absolute()}:\n  "
-            + "\n  ".join(missing)
+            + "\n  ".join(_first(missing))
         )

@@ -185,9 +185,10 @@ class Writer:
         self.sinks = {kind: PICTURES[kind](folder) for kind in kinds}
 
     def write(self, item: Item, found: Detections | FailedImage) -> Row | FailedImage:
-        """Write one image's files; a failed image passes through."""
+        """Write one image's files, each lesion by its likeliest class alone; a failed image passes through."""
         if isinstance(found, FailedImage):
             return found
+        found = found.best_class_only(self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)
         instances = found.instances(self.cfg.LESION.MASK_THRESHOLD)
         prediction = Prediction(item, instances, self.cfg, self.class_names, self.annotator)
         try:
