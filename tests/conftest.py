@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,27 @@ def draw_lesions(folder: Path, count: int, size: int = 64, seed: int = 0) -> Pat
         cv2.imwrite(str(folder / "images" / f"{name}.png"), np.clip(image, 0, 255).astype(np.uint8))
         cv2.imwrite(str(folder / "masks" / f"{name}_segmentation.png"), mask)
     return folder
+
+
+def worker_processes(pid: int) -> list[str]:
+    """The ids of a process's children, as Linux lists them."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def wait_for_end(processes: list[str]) -> None:
+    """Fail where a process is still running after a minute; one that ended but was not fetched counts as ended."""
+    deadline = time.monotonic() + 60
+    while any(map(_is_running, processes)):
+        assert time.monotonic() < deadline, "workers outlive the process that they work for"
+        time.sleep(0.1)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,13 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
         names(tmp_path / "one")
     with pytest.raises(LesionsegError, match=r"one/a\.png and .*two/a\.png"):
         names(tmp_path / "one/a.png", tmp_path / "two")
+    for count, last in ((10, "9.png"), (12, "... and 2 more")):
+        for folder in ("three", "four"):
+            touch(tmp_path / folder, *(f"{number}.png" for number in range(count)))
+        with pytest.raises(LesionsegError, match=f"^{count} pairs") as caught:
+            names(tmp_path / "three", tmp_path / "four")
+        lines = str(caught.value).splitlines()[1:]
+        assert len(lines) == min(count, 11) and lines[-1].endswith(last)
 
 
 def test_nothing_to_do_is_an_error(tmp_path: Path) -> None:

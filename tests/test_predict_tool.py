@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from conftest import wait_for_end, worker_processes
 from PIL import Image
 from tiny_run import make_run
 
@@ -219,14 +220,6 @@ def test_workers_of_a_process_with_threads(run: Path, tmp_path: Path) -> None:
     assert done.stdout.split() == ["6"], done.stderr
 
 
-def is_running(pid: str) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_killed_run_continues(run: Path, tmp_path: Path) -> None:
@@ -238,14 +231,11 @@ def test_killed_run_continues(run: Path, tmp_path: Path) -> None:
     journal = out / JOURNAL
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 10):
         time.sleep(0.02)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = worker_processes(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(workers) == 2
-    deadline = time.monotonic() + 60
-    while any(map(is_running, workers)):
-        assert time.monotonic() < deadline, "workers outlive the process that they work for"
-        time.sleep(0.1)
+    wait_for_end(workers)
     before = journal.read_bytes().count(b"\n") - 1
     assert 0 < before < 60 and not (out / "predictions.csv").exists()
     summary = predict_images(LesionPredictor(run), [imgs], out, ("mask", "json", "csv"), workers=1)

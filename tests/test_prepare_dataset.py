@@ -6,8 +6,10 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import wait_for_end, worker_processes
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -281,6 +284,39 @@ def test_a_killed_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.rmtree(tmp_path / "out")
     prepare(options(tmp_path, max_size=32))
     assert contents(tmp_path / "out") == continued
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
+    large = make_pairs(tmp_path / "large", 4, (1500, 2000))
+    for kind, suffix in (("images", ".jpg"), ("masks", ".png")):
+        (tmp_path / kind).mkdir()
+        for number in range(240):
+            name = f"x{number % 4:03}{suffix}"
+            (tmp_path / kind / f"y{number:03}{suffix}").symlink_to(large / kind / name)
+    command = [sys.executable, ROOT / "tools" / "prepare_dataset.py", "--workers", "2"]
+    command += [
+        "--images",
+        tmp_path / "images",
+        "--masks",
+        tmp_path / "masks",
+        "--out",
+        tmp_path / "out" / "set",
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.DEVNULL)
+    lines = tmp_path / "out" / ".set.partial" / "journal"
+    while process.poll() is None and (not lines.exists() or lines.read_bytes().count(b"\n") < 10):
+        time.sleep(0.02)
+    workers = worker_processes(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(workers) >= 2
+    wait_for_end(workers)
+    assert 9 <= lines.read_bytes().count(b"\n") - 1 < 240 and not (tmp_path / "out" / "set").exists()
+    prepare(options(tmp_path, workers=1))
+    assert len(read_csv(tmp_path / "out" / "set" / "split.csv")) == 240
 
 
 def test_a_run_of_other_options_leaves_nothing_behind(
