@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,15 @@ def image_paths(sample: Sample, record: Record, options: PrepareOptions) -> tupl
     return sample.image.relative_to(options.images).as_posix(), _relative(sample.mask, options.out)
 
 
+_real_folder = lru_cache(os.path.realpath)  # asks the file system for every part of a path
+
+
 def _relative(path: Path, folder: Path) -> str:
+    real = Path(_real_folder(path.parent), path.name)
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(real, _real_folder(folder))).as_posix()
     except ValueError:  # another drive of Windows
-        return path.resolve().as_posix()
+        return real.as_posix()
 
 
 def _header(split: str, prepared: Prepared, options: PrepareOptions) -> dict[str, Any]:
