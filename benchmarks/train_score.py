@@ -129,7 +129,9 @@ def main() -> None:
                 runs.append(run)
     means = {way: statistics.fmean(run["jaccard"] for run in runs if run["way"] == way) for way in args.ways}
     spreads = {
-        way: statistics.pstdev(run["jaccard"] for run in runs if run["way"] == way) for way in args.ways
+        way: statistics.stdev(run["jaccard"] for run in runs if run["way"] == way)
+        for way in args.ways
+        if len(args.seeds) > 1
     }
     write_result(
         args.out,
