@@ -63,10 +63,6 @@ def comparisons(results: dict[str, Figures]) -> list[Comparison]:
         for way, what in (
             ("reading", "training data as the network gets it"),
             ("loop", f"training, the whole loop, {figures['input_size'][0]} px"),
-            (
-                "small_loop",
-                f"training, the whole loop, {figures['small_input_size']} px, where reading limits",
-            ),
         ):
             rates = figures["images_per_second"][way]
             found.append(

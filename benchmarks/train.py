@@ -5,9 +5,8 @@ python benchmarks/train.py --data DIR [--max-size PX] [--config-file FILE] [--ro
 DIR holds images/ and masks/ at native size. The plain way is what one writes with Detectron2 alone: the files as they are,
 registered as COCO with RLE masks, its DatasetMapper with its default augmentations. Ours reads the reduced copies that
 `prepare_dataset.py --max-size` makes, and augments more. Both have the same network, input sizes, batch and loader workers,
-and take turns. Measured: the loader alone, which is what a device faster than the loader sees ("reading"); the whole loop on
-this machine ("loop"), ours in mixed precision on a CPU too, which Detectron2 has for GPUs only; and the whole loop with so small
-an input that reading limits it on a CPU, too ("small_loop").
+and take turns. Measured twice: the loader alone, which is what a device faster than the loader sees ("reading"), and the
+whole loop on this machine ("loop"), ours in mixed precision on a CPU too, which Detectron2 has for GPUs only.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import Timing, take_turns, write_result
+from common import take_turns, write_result
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer
@@ -53,9 +51,7 @@ class OurTrainer(LesionTrainer):
         return []
 
 
-def build_cfg(
-    args: argparse.Namespace, root: Path, name: str, max_size: int | None, opts: Sequence[str] = ()
-) -> CfgNode:
+def build_cfg(args: argparse.Namespace, root: Path, name: str, max_size: int | None) -> CfgNode:
     """The cfg of a run on the data set `name`, made below `root`; the same four fifths of the images train in each."""
     masks = args.data / "masks"
     prepare(PrepareOptions(args.data / "images", masks, root / name, split="0.8/0.2", max_size=max_size))
@@ -63,7 +59,7 @@ def build_cfg(
     amp = ["SOLVER.AMP.ENABLED", "False"] if name != "reduced" and not torch.cuda.is_available() else []
     base = ["DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", "()", "LESION.DATA_ROOT", str(root)]
     base += ["OUTPUT_DIR", str(root / "run"), "MODEL.WEIGHTS", "", *amp]
-    base += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts, *opts]
+    base += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts]
     return complete_cfg(setup_cfg(args.config_file, base))
 
 
@@ -79,46 +75,35 @@ def steps(trainer: Any, count: int, _round: int) -> None:
         trainer.run_step()
 
 
-def build_trainers(args: argparse.Namespace, root: Path, opts: Sequence[str] = ()) -> dict[str, Any]:
-    return {
-        "default_trainer": PlainTrainer(build_cfg(args, root, "originals", None, opts)),
-        "lesionseg": OurTrainer(build_cfg(args, root, "reduced", args.max_size, opts)),
-    }
-
-
-def time_loops(trainers: dict[str, Any], count: int, rounds: int) -> dict[str, Timing]:
-    with EventStorage():
-        for trainer in trainers.values():
-            trainer.iter = 0
-        return take_turns({way: partial(steps, trainer, count) for way, trainer in trainers.items()}, rounds)
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Images per second of both ways, reading alone and the whole loop."""
     with tempfile.TemporaryDirectory() as name:
-        trainers = build_trainers(args, Path(name))
-        ours = trainers["lesionseg"].cfg
+        ours = build_cfg(args, Path(name), "reduced", args.max_size)
+        trainers = {
+            "default_trainer": PlainTrainer(build_cfg(args, Path(name), "originals", None)),
+            "lesionseg": OurTrainer(ours),
+        }
         loaders = {way: iter(trainer.build_train_loader(trainer.cfg)) for way, trainer in trainers.items()}
         batch = ours.SOLVER.IMS_PER_BATCH
         reading = take_turns(
             {way: partial(take, loader, args.batches) for way, loader in loaders.items()}, args.rounds
         )
         del loaders
-        loop = time_loops(trainers, args.steps, args.rounds)
-        del trainers
-        small = ("INPUT.MIN_SIZE_TRAIN", f"({args.small},)", "INPUT.MAX_SIZE_TRAIN", str(2 * args.small))
-        small_loop = time_loops(build_trainers(args, Path(name), small), args.batches, args.rounds)
+        with EventStorage():
+            for trainer in trainers.values():
+                trainer.iter = 0
+            loop = take_turns(
+                {way: partial(steps, trainer, args.steps) for way, trainer in trainers.items()}, args.rounds
+            )
         rates = {
             "reading": {way: batch * args.batches / timing.median() for way, timing in reading.items()},
             "loop": {way: batch * args.steps / timing.median() for way, timing in loop.items()},
-            "small_loop": {way: batch * args.batches / timing.median() for way, timing in small_loop.items()},
         }
         return {
             "data": args.data.name,
             "max_size": args.max_size,
             "config": Path(args.config_file).name,
             "input_size": list(ours.INPUT.MIN_SIZE_TRAIN),
-            "small_input_size": args.small,
             "batch": batch,
             "loader_workers": ours.DATALOADER.NUM_WORKERS,
             "device": ours.MODEL.DEVICE,
@@ -137,13 +122,8 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
     parser.add_argument("--max-size", type=int, default=512, help="long side of the reduced copies in px")
-    parser.add_argument(
-        "--small", type=int, default=96, help="input in px with which reading limits the loop"
-    )
     parser.add_argument("--config-file", default="configs/isic_mrcnn_scratch.yaml")
-    parser.add_argument(
-        "--batches", type=int, default=24, help="a turn, where reading limits (some are read ahead)"
-    )
+    parser.add_argument("--batches", type=int, default=24, help="a turn, reading alone (some are read ahead)")
     parser.add_argument("--steps", type=int, default=8, help="a turn, the whole loop")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")

@@ -63,11 +63,11 @@ def results(tmp_path):
             "dice": {"default_predictor": 0.8, "lesionseg": 0.9994},
         },
     )
-    both = {"reading": (2.0, 20.0), "loop": (0.5, 0.75), "small_loop": (4.0, 14.0)}
+    both = {"reading": (2.0, 20.0), "loop": (0.5, 0.75)}
     rates = {
         way: dict(zip(("default_trainer", "lesionseg"), pair, strict=True)) for way, pair in both.items()
     }
-    sizes = {"max_size": 512, "input_size": [192], "small_input_size": 96}
+    sizes = {"max_size": 512, "input_size": [192]}
     write_json(folder, "train", {"batch": 8, **sizes, "images_per_second": rates})
     forms = {"detectron2 float32": 4.0, "openvino int8": 10.0, "ratio_of_best_to_detectron2_float32": 99.0}
     write_json(
@@ -128,7 +128,6 @@ def test_tables_stand_between_the_markers(module, results, tmp_path):
     assert [row[1:5] for row in rows if "training" in row[0]] == [
         ["images/s", "2.00", "20.00", "10.0"],
         ["images/s", "0.50", "0.75", "1.5"],
-        ["images/s", "4.00", "14.00", "3.5"],
     ]
     assert any(row[1:5] == ["images/s", "4.00", "10.00", "2.5"] and "openvino int8" in row[0] for row in rows)
     assert ["openvino int8", "7.00", "10.00", "2.5", "0.8900"] in rows
