@@ -70,6 +70,15 @@ def exact_pairs(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
     return [(one, other) for one, other in pairs if one != other]
 
 
+def duplicate_pairs(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
+    """Index pairs that tie all duplicates together: of byte-identical files, and of the first of each kind that look the same."""
+    exact = exact_pairs(fingerprints)
+    repeated = {later for _, later in exact}
+    first = [index for index in range(len(fingerprints)) if index not in repeated]
+    near = near_pairs([fingerprints[index] for index in first])
+    return exact + [(first[one], first[other]) for one, other in near]
+
+
 def near_pairs(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
     """Index pairs (i < j) of pictures that look the same. Identical ones without contrast are for ``exact_pairs``."""
     if len(fingerprints) < 2:

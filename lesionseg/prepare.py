@@ -15,7 +15,7 @@ from typing import Any
 
 from lesionseg import __version__
 from lesionseg.convert import ConvertOptions, Record
-from lesionseg.duplicates import duplicate_groups, exact_pairs, near_pairs
+from lesionseg.duplicates import duplicate_groups, duplicate_pairs
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
 from lesionseg.journal import Journal, convert_all, file_state
@@ -202,7 +202,7 @@ def _group_and_split(
             f"--images {options.images}: expected usable pairs, found none; all have errors (above)."
         )
     prints = [print_ for sample in samples if (print_ := records[sample.id].fingerprint) is not None]
-    duplicates = duplicate_groups([sample.id for sample in samples], exact_pairs(prints) + near_pairs(prints))
+    duplicates = duplicate_groups([sample.id for sample in samples], duplicate_pairs(prints))
     if options.folds:
         parts = split_into_folds(samples, duplicates, options.folds, options.seed)
     else:

@@ -10,6 +10,7 @@ from lesionseg.duplicates import (
     Clusters,
     Fingerprint,
     duplicate_groups,
+    duplicate_pairs,
     exact_pairs,
     fingerprint,
     near_pairs,
@@ -91,6 +92,16 @@ def test_pictures_without_contrast_do_not_match_everything() -> None:
 def test_groups_are_closed_over_chains_and_named_after_the_first_id() -> None:
     ids = ["d", "c", "b", "a", "e"]
     assert duplicate_groups(ids, [(0, 1), (1, 2)]) == {"d": "b", "c": "b", "b": "b"}
+
+
+def test_copies_of_near_duplicates_are_one_group() -> None:
+    """Files 0, 2, 4 are one, 1 and 5 another that looks the same; 3 looks different."""
+    alike, other = np.random.default_rng(0).bytes(1024), np.random.default_rng(1).bytes(1024)
+    kinds = [("a", "0" * 16, alike), ("b", "0" * 15 + "1", alike), ("c", "f" * 16, other)]
+    prints = [Fingerprint(*kinds[kind]) for kind in (0, 1, 0, 2, 0, 1)]
+    groups = duplicate_groups(list("uvwxyz"), duplicate_pairs(prints))
+    assert groups == dict.fromkeys("uvwyz", "u")
+    assert duplicate_pairs(prints[3:4]) == [] and duplicate_pairs([]) == []
 
 
 def test_clusters() -> None:
