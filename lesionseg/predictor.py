@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from lesionseg.detections import Detections
 from lesionseg.errors import LesionsegError
 from lesionseg.loading import class_names, load_weights, prediction_cfg
-from lesionseg.precision import autocast, keep_outputs_float32
+from lesionseg.precision import autocast, keep_outputs_float32, store_bf16, use_bf16
 from lesionseg.stream import ImageStream, Slot
 from lesionseg.tta import TestTimeAugmentation
 
@@ -60,6 +60,8 @@ class LesionPredictor(ImageStream):
         self._model = build_model(self.cfg).eval().to(memory_format=torch.channels_last)
         load_weights(self._model, self.cfg.MODEL.WEIGHTS)
         keep_outputs_float32(self._model)
+        if use_bf16(self.device, self.cfg.LESION.BF16):
+            store_bf16(self._model)
         self.multiple = max(1, self._model.backbone.size_divisibility)
         if self.cfg.LESION.TTA.ENABLED:
             self._model = TestTimeAugmentation(self._model, self.cfg)

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from tiny_run import tiny_cfg
 
 from lesionseg.errors import LesionsegError
-from lesionseg.precision import autocast, has_bf16, keep_outputs_float32, use_bf16
+from lesionseg.precision import autocast, has_bf16, keep_outputs_float32, store_bf16, use_bf16
 
 
 def test_settings() -> None:
@@ -38,3 +38,30 @@ def test_outputs_stay_in_float32() -> None:
     assert len(found) > 0
     assert found.scores.dtype == found.pred_masks.dtype == found.pred_boxes.tensor.dtype == torch.float32
     assert not torch.equal(found.scores, found.scores.bfloat16().float())  # and were never rounded to 8 bits
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "GN"])
+def test_stored_bfloat16_weights_change_no_result(norm: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg("MODEL.FPN.NORM", norm, "MODEL.FPN.OUT_CHANNELS", "32")).eval()
+    picture = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    keep_outputs_float32(model)
+    results = []
+    for _ in range(2):
+        with torch.inference_mode(), autocast("cpu", "on"):
+            (found,) = model.inference([{"image": picture}], do_postprocess=False)
+        results.append(found)
+        store_bf16(model)
+    before, after = results
+    assert len(before) > 0
+    for field in ("scores", "pred_masks", "pred_classes"):
+        assert torch.equal(before.get(field), after.get(field))
+    assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)
+    kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert (
+        kinds["backbone.bottom_up.stem.conv1.weight"]
+        == kinds["roi_heads.box_head.fc1.bias"]
+        == torch.bfloat16
+    )
+    assert kinds["roi_heads.mask_head.predictor.weight"] == torch.float32
+    assert all(kind == torch.float32 for name, kind in kinds.items() if "norm" in name)
