@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,31 +85,46 @@ class Record:
         return Record(**values)
 
 
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """COCO annotation fields of a bool (H, W) mask that is not empty: RLE, tight box [x, y, w, h] px, area px."""
-    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-    window = slice(y, y + height), slice(x, x + width)
+Window = tuple[slice, slice]  # rows and columns of a mask; it is empty beyond
+
+
+def _window(box: Sequence[int]) -> Window:
+    x, y, width, height = (int(value) for value in box[:4])
+    return slice(y, y + height), slice(x, x + width)
+
+
+def encode(mask: np.ndarray, window: Window) -> dict[str, Any]:
+    """COCO annotation fields of a bool (H, W) mask with its tight window: RLE, box [x, y, w, h] px, area px."""
+    rows, columns = window
     return {
-        "bbox": [float(x), float(y), float(width), float(height)],
+        "bbox": [
+            float(v)
+            for v in (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        ],
         "area": cv2.countNonZero(mask[window].view(np.uint8)),
         "iscrowd": 0,  # Detectron2's mapper drops crowd annotations, RLE or not
         "segmentation": encode_rle(mask, window),
     }
 
 
-def instances_of(mask: np.ndarray, instances: str, min_area: int) -> tuple[list[np.ndarray], int]:
-    """The masks that become instances, and the number of components (8-connected) of the whole mask.
+def instances_of(
+    mask: np.ndarray, instances: str, min_area: int
+) -> tuple[list[tuple[np.ndarray, Window]], int]:
+    """The masks that become instances, each with its tight window, and the number of components (8-connected) of all.
 
     "lesion" keeps all components and holes as one instance; "components" gives one each of at least ``min_area`` px,
     ordered from top to bottom.
     """
     if instances == "lesion":
         # Outer outlines are components, holes are on the second level: several times faster than labelling pixels.
-        _, hierarchy = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-        return [mask], int((hierarchy[0, :, 3] < 0).sum()) if hierarchy is not None else 0
+        outlines, hierarchy = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        if hierarchy is None:
+            return [], 0
+        window = _window(cv2.boundingRect(np.concatenate(outlines)))
+        return [(mask, window)], int((hierarchy[0, :, 3] < 0).sum())
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     kept = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= min_area]
-    return [labels == label for label in kept], count - 1
+    return [(labels == label, _window(stats[label])) for label in kept], count - 1
 
 
 def reduced_size(height: int, width: int, max_size: int | None) -> tuple[int, int]:
@@ -181,9 +197,8 @@ def convert_sample(sample: Sample, options: ConvertOptions) -> Record:
 
 
 def _with_annotations(record: Record, sample: Sample, mask: np.ndarray, options: ConvertOptions) -> Record:
-    lesion_px = cv2.countNonZero(mask.view(np.uint8))
-    masks, components = instances_of(mask, options.instances, options.min_area) if lesion_px else ([], 0)
-    if not masks:
+    instances, components = instances_of(mask, options.instances, options.min_area)
+    if not instances:
         found, remedy = "none", "Lower --min-area, or leave the pair out"
         expected = f"a component of at least {options.min_area} px"
         if not components:
@@ -203,9 +218,9 @@ def _with_annotations(record: Record, sample: Sample, mask: np.ndarray, options:
         height=mask.shape[0],
         width=mask.shape[1],
         mask_copy=mask_copy,
-        area_share=lesion_px / mask.size,
+        area_share=cv2.countNonZero(mask.view(np.uint8)) / mask.size,
         components=components,
         touches_border=bool(mask[[0, -1]].any() or mask[:, [0, -1]].any()),
-        instances=len(masks),
-        annotations=[encode(instance) for instance in masks],
+        instances=len(instances),
+        annotations=[encode(*instance) for instance in instances],
     )

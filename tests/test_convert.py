@@ -37,7 +37,7 @@ def kinds(record: Record) -> list[tuple[str, str]]:
 def test_encode_by_hand() -> None:
     """3 high, 4 wide; columns one after the other: 0 0 0 | 0 1 1 | 1 1 0 | 0 0 0 -> runs 4, 4, 4."""
     mask = np.array([[0, 0, 1, 0], [0, 1, 1, 0], [0, 1, 0, 0]], bool)
-    annotation = encode(mask)
+    annotation = encode(mask, (slice(0, 3), slice(1, 3)))
     assert annotation["bbox"] == [1, 0, 2, 3] and annotation["area"] == 4 and annotation["iscrowd"] == 0
     runs = coco_mask.frPyObjects({"size": [3, 4], "counts": [4, 4, 4]}, 3, 4)
     assert annotation["segmentation"] == {"size": [3, 4], "counts": runs["counts"].decode()}
@@ -46,7 +46,8 @@ def test_encode_by_hand() -> None:
 def test_encode_keeps_holes_and_every_pixel() -> None:
     mask = disc(50, 60, 20) & ~disc(50, 60, 8)
     mask[0, 0] = mask[-1, -1] = True
-    annotation = encode(mask)
+    ((_, window),), _ = instances_of(mask, "lesion", 1)
+    annotation = encode(mask, window)
     assert (coco_mask.decode(annotation["segmentation"]).astype(bool) == mask).all()
     assert annotation["area"] == mask.sum() and annotation["bbox"] == [0, 0, 60, 50]
 
@@ -58,11 +59,12 @@ def test_instances_one_or_one_a_component() -> None:
     mask[4, 4] = True  # touches by a corner: the same component
     mask[7:9, 8:12] = True
     mask[9, 0] = True  # a speck
-    (whole,), count = instances_of(mask, "lesion", min_area=5)
-    assert count == 3 and (whole == mask).all()
+    ((whole, window),), count = instances_of(mask, "lesion", min_area=5)
+    assert count == 3 and (whole == mask).all() and window == (slice(1, 10), slice(0, 12))
     parts, count = instances_of(mask, "components", min_area=5)
-    assert count == 3 and [int(part.sum()) for part in parts] == [9, 8]
-    assert not parts[0][2, 2] and parts[0][4, 4]
+    assert count == 3 and [int(part.sum()) for part, _ in parts] == [9, 8]
+    assert [window for _, window in parts] == [(slice(1, 5), slice(1, 5)), (slice(7, 9), slice(8, 12))]
+    assert not parts[0][0][2, 2] and parts[0][0][4, 4]
     assert len(instances_of(mask, "components", min_area=1)[0]) == 3
 
 
