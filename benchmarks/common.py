@@ -20,7 +20,7 @@ import torch
 import lesionseg  # noqa: F401 - makes `import detectron2` work
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
-from lesionseg.predict_run import cores
+from lesionseg.workers import cores
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

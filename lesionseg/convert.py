@@ -96,11 +96,9 @@ def _window(box: Sequence[int]) -> Window:
 def encode(mask: np.ndarray, window: Window) -> dict[str, Any]:
     """COCO annotation fields of a bool (H, W) mask with its tight window: RLE, box [x, y, w, h] px, area px."""
     rows, columns = window
+    box = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
     return {
-        "bbox": [
-            float(v)
-            for v in (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        ],
+        "bbox": [float(value) for value in box],
         "area": cv2.countNonZero(mask[window].view(np.uint8)),
         "iscrowd": 0,  # Detectron2's mapper drops crowd annotations, RLE or not
         "segmentation": encode_rle(mask, window),

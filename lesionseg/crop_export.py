@@ -10,9 +10,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from lesionseg.features import FEATURES, measure
 from lesionseg.images import atomic_write, read_image, write_image
 from lesionseg.metrics import confusion, jaccard
 from lesionseg.register import load_lesion_json, read_coco
-from lesionseg.workers import leave_with_parent
+from lesionseg.workers import died, each, in_processes
 
 CROPS_CSV, CROPS_JSON, PROGRESS = "crops.csv", "crops.json", "progress.jsonl"
 COLUMNS = (
@@ -104,10 +103,12 @@ def export_crops(
         records = _predicted_splits(records, out)
     done = _open_progress(out, made_by)
     todo = [record for record in records if record["sample_id"] not in done]
-    work = partial(_cut, out=out, settings=settings, predicted=bool(files))
+    cut = partial(_cut, out=out, settings=settings, predicted=bool(files))
+    # Not forked: this process may hold threads of OpenCV or torch, for which a fork waits for ever.
+    results = in_processes(each, cut, todo, min(workers, len(todo)), _died, together=4)
     summary = ExportSummary()
     with (out / PROGRESS).open("a", encoding="utf-8") as progress:
-        for result in tqdm(_map(work, todo, workers), total=len(todo), unit="image", disable=None):
+        for result in tqdm(results, total=len(todo), unit="image", disable=None):
             if "error" in result:
                 summary.failed.append(result["error"])
                 continue
@@ -185,22 +186,6 @@ def _open_progress(out: Path, made_by: dict[str, Any]) -> dict[str, list[dict[st
     return {row["id"]: row["rows"] for row in map(json.loads, lines)}
 
 
-def _map(work: Any, items: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
-    """`map(work, items)` in order, by processes."""
-    if workers <= 1 or len(items) < 2:
-        yield from map(work, items)
-        return
-    # Not forked: the parent may hold threads of OpenCV or torch, for which a fork waits for ever.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(items)), initializer=_start_worker) as pool:
-        yield from pool.imap(work, items, chunksize=4)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    leave_with_parent()
-
-
 def _decode(segmentation: dict[str, Any], record: dict[str, Any]) -> np.ndarray:
     mask = mask_util.decode(segmentation).astype(bool)
     if mask.shape != (record["height"], record["width"]):
@@ -247,6 +232,10 @@ def _cut(record: dict[str, Any], out: Path, settings: CropSettings, predicted: b
         return {"id": record["sample_id"], "rows": rows}
     except LesionsegError as error:
         return {"id": record["sample_id"], "error": str(error)}
+
+
+def _died(record: dict[str, Any]) -> dict[str, Any]:
+    return {"id": record["sample_id"], "error": str(died(record["file_name"]))}
 
 
 def _predicted_lesion(

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from lesionseg.convert import ConvertOptions, Record, convert_sample
-from lesionseg.errors import LesionsegError
 from lesionseg.sources import Sample
-from lesionseg.workers import keep_freed_memory, leave_with_parent
+from lesionseg.validate import Problem
+from lesionseg.workers import DIED, cores, each, in_processes, keep_freed_memory
 
-_SAMPLES_A_TASK = 8
-_TASKS_A_WORKER = 3  # waiting or running; bounds what is in memory
+_TOGETHER = 8  # samples that a worker process is sent at once
 _STATE_LENGTH = 32
 _FEWEST_FOR_A_WORKER = 32  # starting a process costs as much as some tens of images
 
@@ -102,46 +96,6 @@ class Journal:
         return Record.from_json(self._file.readline()[_STATE_LENGTH + 1 :].decode())
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
-    cv2.setNumThreads(1)
-    leave_with_parent()
-    keep_freed_memory()
-
-
-def _convert_task(samples: Sequence[Sample], options: ConvertOptions) -> list[Record]:
-    return [convert_sample(sample, options) for sample in samples]
-
-
-def _in_parallel(samples: Sequence[Sample], options: ConvertOptions, workers: int) -> Iterator[list[Record]]:
-    tasks = [samples[start : start + _SAMPLES_A_TASK] for start in range(0, len(samples), _SAMPLES_A_TASK)]
-    if workers == 1:
-        for task in tasks:
-            yield _convert_task(task, options)
-        return
-    # Not forked: the parent may hold threads of OpenCV or torch.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        running: set[Future[list[Record]]] = set()
-        waiting = iter(tasks)
-        try:
-            while True:
-                for task in islice(waiting, workers * _TASKS_A_WORKER - len(running)):
-                    running.add(pool.submit(_convert_task, task, options))
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise LesionsegError(
-                "a worker process was killed, most likely for want of memory; what is done is kept. Run the same command "
-                "again with a smaller --workers."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def convert_all(
     samples: Sequence[Sample], options: ConvertOptions, journal: Journal, workers: int | None = None
 ) -> list[Record]:
@@ -149,12 +103,25 @@ def convert_all(
 
     ``workers``: processes, default one a processor. Shows a progress bar on a terminal.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     missing = [sample for sample in samples if not journal.has(sample)]
-    workers = max(1, min(workers or cores, len(missing) // _FEWEST_FOR_A_WORKER))
+    workers = max(1, min(workers or cores(), len(missing) // _FEWEST_FOR_A_WORKER))
+    died: dict[str, Record] = {}  # not for the journal: with more memory they may do
+
+    def lost(sample: Sample) -> None:
+        remedy = "Reduce the image and its mask, or leave the pair out"
+        file = str(sample.image)
+        problem = Problem(
+            "error", "process died", file, "a pair that fits into memory", DIED, remedy, sample.id
+        )
+        died[sample.id] = Record(sample.id, [problem])
+
+    # Not forked: this process may hold threads of OpenCV or torch.
+    convert: Callable[[Sample], Record | None] = partial(convert_sample, options=options)
+    records = in_processes(each, convert, missing, workers, lost, together=_TOGETHER, start=keep_freed_memory)
     with tqdm(total=len(samples), initial=len(samples) - len(missing), unit="pair", disable=None) as bar:
-        for records in _in_parallel(missing, options, workers):
-            for record in records:
+        for record in records:
+            if record is not None:
                 journal.add(record)
-            bar.update(len(records))
-    return [replace(journal.read(sample.id), annotations=[]) for sample in samples]
+            bar.update()
+    ids = [sample.id for sample in samples]
+    return [died.get(name) or replace(journal.read(name), annotations=[]) for name in ids]

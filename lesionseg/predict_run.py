@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import multiprocessing
-import os
-import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import cv2
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lesionseg.annotations import Annotator
@@ -32,13 +22,12 @@ from lesionseg.prediction_journal import Journal, fingerprint
 from lesionseg.runs import Model
 from lesionseg.runtime import PREDICTORS
 from lesionseg.stream import FailedImage, ImageStream
-from lesionseg.workers import leave_with_parent
+from lesionseg.workers import cores, died, in_processes
 
 if TYPE_CHECKING:
     from lesionseg.classifier import CropClassifier
 
 GPU_BATCH = 8
-T = TypeVar("T")
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -51,11 +40,6 @@ class Summary:
     finished: int = 0
     without_lesion: list[str] = field(default_factory=list)
     failed: list[FailedImage] = field(default_factory=list)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_predictor(model: Model, opts: Sequence[Any] = ()) -> ImageStream:
@@ -205,6 +189,10 @@ class _Tools:
     writer: Writer
     predictor: ImageStream | None = None
 
+    def use_one_thread(self) -> None:
+        if self.predictor is not None:
+            self.predictor.use_threads(1)
+
 
 def predict_in_workers(
     predictor: ImageStream, writer: Writer, todo: Sequence[Item], batch_size: int, workers: int
@@ -213,13 +201,17 @@ def predict_in_workers(
 
     That is more than one network on all cores gets done, whose threads wait for each other many times an image.
     """
-    chunks = list(_chunks(todo, batch_size))
-    jobs = (partial(_predict_and_write, items=chunk) for chunk in chunks)
-    for rows in _parallel(_Tools(writer, predictor), jobs, min(workers, len(chunks)), predictor.forkable):
-        yield from rows
+    tools = _Tools(writer, predictor)
+    workers = min(workers, math.ceil(len(todo) / batch_size))
+    yield from in_processes(
+        *(_predict_and_write, tools, todo, workers, _died),
+        together=batch_size,
+        start=tools.use_one_thread,
+        fork=predictor.forkable,
+    )
 
 
-def _predict_and_write(tools: _Tools, items: Sequence[Item]) -> list[Row | FailedImage]:
+def _predict_and_write(tools: _Tools, items: list[Item]) -> list[Row | FailedImage]:
     assert tools.predictor is not None
     found = tools.predictor.detect([item.path for item in items], len(items))
     return [tools.writer.write(item, result) for item, (_, result) in zip(items, found, strict=True)]
@@ -230,65 +222,17 @@ def write_in_workers(
 ) -> Iterator[Row | FailedImage]:
     """For GPUs: this process decodes (in threads) and predicts, the others write; rows in order."""
     stream = predictor.detect([item.path for item in todo], batch_size)
-    jobs = (partial(_write, item=item, found=found) for item, (_, found) in zip(todo, stream, strict=True))
-    yield from _parallel(_Tools(writer), jobs, min(workers, len(todo)), predictor.forkable)
+    found = ((item, detections) for item, (_, detections) in zip(todo, stream, strict=True))
+    yield from in_processes(
+        *(_write, _Tools(writer), found, min(workers, len(todo))),
+        lambda pair: _died(pair[0]),
+        fork=predictor.forkable,
+    )
 
 
-def _write(tools: _Tools, item: Item, found: Detections | FailedImage) -> Row | FailedImage:
-    return tools.writer.write(item, found)
+def _write(tools: _Tools, found: list[tuple[Item, Detections | FailedImage]]) -> list[Row | FailedImage]:
+    return [tools.writer.write(item, detections) for item, detections in found]
 
 
-def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-_tools: _Tools  # in a worker process: its copy
-
-
-def _start_worker(tools: _Tools) -> None:
-    """One thread a worker, whatever libraries it uses. A fork lacks its parent's threads: who waits for them waits for ever."""
-    global _tools
-    _tools = tools
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops the workers
-    cv2.setNumThreads(0)  # 1 would wait for the threads of OpenCV's pool, which are not in a fork
-    threadpool_limits(1)
-    if tools.predictor is not None:
-        tools.predictor.use_threads(1)
-    leave_with_parent()
-
-
-def _work(job: Callable[[_Tools], T]) -> T:
-    return job(_tools)
-
-
-def _parallel(tools: _Tools, jobs: Iterable[Callable[[_Tools], T]], workers: int, fork: bool) -> Iterator[T]:
-    """Results of the jobs, in order, computed by processes with at most two jobs each waiting.
-
-    Forked workers have `tools` at once; others are sent it, and load what it names anew.
-    """
-    if workers <= 1:
-        yield from (job(tools) for job in jobs)
-        return
-    context = multiprocessing.get_context("fork" if fork else "spawn")
-    if fork:
-        gc.freeze()  # a full collection would write to, and so copy, whatever this process shares with its workers
-    pending: deque[Future[T]] = deque()
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(tools,)) as pool:
-        pool.submit(int).result()  # fork before `jobs` starts threads
-        try:
-            for job in jobs:
-                pending.append(pool.submit(_work, job))
-                if len(pending) >= 3 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool as error:
-            raise LesionsegError(
-                f"a worker process died, most likely for lack of memory; try fewer than {workers} --workers. What is "
-                "finished is kept: run the same command again to continue"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            gc.unfreeze()
+def _died(item: Item) -> Row | FailedImage:
+    return FailedImage(str(item.path), died(item.path))

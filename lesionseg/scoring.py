@@ -8,14 +8,11 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -25,7 +22,7 @@ from lesionseg.conditions import image_conditions
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write, read_image, read_mask
 from lesionseg.metrics import component_count, confusion, isic_scores, location_errors, precision
-from lesionseg.workers import leave_with_parent
+from lesionseg.workers import cores, died, each, in_processes
 
 logger = logging.getLogger(__name__)
 
@@ -94,11 +91,14 @@ def score_case(case: Case) -> dict[str, Any]:
 
 
 def _score_or_problem(case: Case) -> dict[str, Any] | str:
-    cv2.setNumThreads(1)
     try:
         return score_case(case)
     except LesionsegError as error:
         return str(error)
+
+
+def _died(case: Case) -> str:
+    return str(died(case.image or case.id))
 
 
 def score_cases(cases: Sequence[Case], workers: int | None = None) -> list[dict[str, Any]]:
@@ -110,18 +110,10 @@ def score_cases(cases: Sequence[Case], workers: int | None = None) -> list[dict[
     Raises:
         LesionsegError: files that cannot be read or have a wrong size; all of them are named.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or (cores if len(cases) >= _LEAST_FOR_PROCESSES else 1)
-    if workers == 1:
-        results = [
-            _score_or_problem(case) for case in tqdm(cases, desc="scoring", unit="image", disable=None)
-        ]
-    else:
-        # Not fork: this process may hold threads of torch or a CUDA context, which a fork breaks.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=leave_with_parent) as pool:
-            scored = pool.map(_score_or_problem, cases, chunksize=_CHUNK)
-            results = list(tqdm(scored, total=len(cases), desc="scoring", unit="image", disable=None))
+    workers = workers or (cores() if len(cases) >= _LEAST_FOR_PROCESSES else 1)
+    # Not forked: this process may hold threads of torch or a CUDA context, which a fork breaks.
+    scored = in_processes(each, _score_or_problem, cases, workers, _died, together=_CHUNK)
+    results = list(tqdm(scored, total=len(cases), desc="scoring", unit="image", disable=None))
     if problems := [result for result in results if isinstance(result, str)]:
         raise LesionsegError(
             f"{len(problems)} of {len(cases)} images cannot be scored, so there is no score:\n  "

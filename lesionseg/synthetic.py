@@ -20,11 +20,8 @@ import csv
 import json
 import logging
 import math
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -33,7 +30,7 @@ from tqdm import tqdm
 
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write, write_image
-from lesionseg.workers import leave_with_parent
+from lesionseg.workers import cores, died, each, in_processes
 
 logger = logging.getLogger(__name__)
 
@@ -334,6 +331,10 @@ def _write_pair(index: int, seed: int, size: int, folder: Path) -> None:
     write_image(image, drawing.image)
 
 
+def _died(index: int) -> None:
+    raise died(image_id(index))
+
+
 def make_synthetic(folder: Path, count: int, size: int, seed: int, workers: int | None = None) -> int:
     """Write `count` pairs to `folder`: images/*.jpg, masks/*_segmentation.png, labels.csv, synthetic.json.
 
@@ -352,13 +353,10 @@ def make_synthetic(folder: Path, count: int, size: int, seed: int, workers: int 
     for part in ("images", "masks"):
         (folder / part).mkdir(exist_ok=True)
     # A forked copy of a process with threads (a notebook, a test with torch) can stand still; a fresh one cannot.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=leave_with_parent) as pool:
-        jobs: Iterator[None] = pool.map(
-            _write_pair, range(count), repeat(seed), repeat(size), repeat(folder), chunksize=8
-        )
-        for _ in tqdm(jobs, total=count, unit="image", desc="drawing", disable=None):
-            pass
+    write = partial(_write_pair, seed=seed, size=size, folder=folder)
+    written = in_processes(each, write, range(count), workers or cores(), _died, together=8)
+    for _ in tqdm(written, total=count, unit="image", desc="drawing", disable=None):
+        pass
     rows = [_label_row(seed, index) for index in range(count)]
     labels = folder / "labels.csv"
     if not labels.is_file():  # a data set prepared from these files knows them by their time of change

@@ -191,6 +191,28 @@ def test_rerun_skips_what_is_finished(predictor: LesionPredictor, tmp_path: Path
     assert (summary.predicted, summary.finished) == (4, 0)
 
 
+class FatalPredictor(LesionPredictor):
+    """Reading im2 kills the process, as the system does for want of memory."""
+
+    def _read(self, record: Any) -> Any:
+        if "im2" in str(record):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._read(record)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_an_image_that_kills_its_process_is_listed(run: Path, tmp_path: Path, batch_size: int) -> None:
+    imgs, out = make_images(tmp_path / "imgs", 5), tmp_path / "out"
+    summary = predict_images(
+        FatalPredictor(run), [imgs], out, ("mask", "csv"), batch_size=batch_size, workers=2
+    )
+    assert summary.predicted == 4 and len(list((out / "mask").rglob("*.png"))) == 4
+    (failed,) = summary.failed
+    assert Path(failed.file_name).name == "im2.png" and "fits into memory" in str(failed)
+    again = predict_images(LesionPredictor(run), [imgs], out, ("mask", "csv"), workers=1)
+    assert (again.predicted, again.finished, again.failed) == (1, 4, [])
+
+
 BUSY_PARENT = """
 import sys
 from pathlib import Path

@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from lesionseg import journal
-from lesionseg.convert import ConvertOptions, Record
+from lesionseg.convert import ConvertOptions, Record, convert_sample
 from lesionseg.errors import LesionsegError
 from lesionseg.images import image_size, read_mask, write_image
 from lesionseg.prepare import prepare
@@ -261,15 +261,15 @@ def test_a_killed_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     converted: list[str] = []
     again: list[str] = []
 
-    def convert_and_die(sample: Sample, how: ConvertOptions) -> Record:
+    def convert_and_die(sample: Sample, options: ConvertOptions) -> Record:
         if len(converted) == 16:
             raise KeyboardInterrupt
         converted.append(sample.id)
-        return real(sample, how)
+        return real(sample, options)
 
-    def convert_on(sample: Sample, how: ConvertOptions) -> Record:
+    def convert_on(sample: Sample, options: ConvertOptions) -> Record:
         again.append(sample.id)
-        return real(sample, how)
+        return real(sample, options)
 
     monkeypatch.setattr(journal, "convert_sample", convert_and_die)
     with pytest.raises(KeyboardInterrupt):
@@ -494,14 +494,23 @@ def test_names_that_are_no_utf_8_and_links_to_nowhere(tmp_path: Path) -> None:
     assert len(read_csv(tmp_path / "out" / "set" / "split.csv")) == 4
 
 
-def test_a_worker_that_dies_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def kill_or_convert(sample: Sample, options: ConvertOptions) -> Record:
+    if sample.id == "x003":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return convert_sample(sample, options)
+
+
+def test_a_pair_that_kills_its_process_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system does for want of memory."""
     make_pairs(tmp_path, 16)
     monkeypatch.setattr(journal, "_FEWEST_FOR_A_WORKER", 4)
-    monkeypatch.setattr(
-        journal, "_start_worker", os._exit
-    )  # called with no argument: the process cannot start
-    with pytest.raises(LesionsegError, match="--workers"):
+    monkeypatch.setattr(journal, "convert_sample", kill_or_convert)
+    with pytest.raises(LesionsegError, match="1 errors"):
         prepare(options(tmp_path, workers=2))
+    (row,) = read_csv(tmp_path / "out" / "set_problems.csv")
+    assert (row["kind"], row["sample_id"]) == ("process died", "x003")
+    monkeypatch.undo()  # more memory, say: the pair is read again, the others are known
+    assert sum(part["images"] for part in prepare(options(tmp_path, workers=1))["splits"].values()) == 16
 
 
 REAL = [
