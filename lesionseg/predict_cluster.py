@@ -35,16 +35,17 @@ from lesionseg.prediction_journal import differences, fingerprint
 from lesionseg.runs import Model
 from lesionseg.storage import Folder
 from lesionseg.stream import FailedImage, ImageStream
+from lesionseg.workers import died
 
-ROWS, FAILURES, MADE_BY = "predictions", "failures", "made_by.json"
+ROWS, FAILURES, TRIES, MADE_BY = "predictions", "failures", "tries", "made_by.json"
 _TYPES = {"file": pa.string(), "instance": pa.int32(), "class": pa.string(), "area_px": pa.int64()}
 ROW_SCHEMA = pa.schema([(column, _TYPES.get(column, pa.float64())) for column in CSV_COLUMNS])
 FAILURE_SCHEMA = pa.schema([("file", pa.string()), ("error", pa.string())])
 SHARD = 64  # images; what a worker that dies has to do again, and what it holds copies of at once
 TRANSFERS = 8  # files that a worker reads or writes at once beside its network: an object store answers late, but many
-# Of a shard whose worker died; a machine that is lost costs several at once. An image that crashes each of its workers
-# must not do so for ever.
-RETRIES = 30
+# Workers that died over a shard: then it is done image by image, to learn which one is to blame.
+CAREFUL_AFTER = 2
+RETRIES = 30  # of a shard whose worker died; a machine that is lost costs several at once
 logger = logging.getLogger(__name__)
 
 
@@ -92,6 +93,27 @@ class ClusterSummary:
     failed: list[str] = field(default_factory=list)
 
 
+class Tries:
+    """What the workers that died over a shard have left in the output folder, and its next one leaves there.
+
+    Attributes:
+        deaths: so many began it and did not end it.
+        deadly: images at which one died that went through them one by one.
+    """
+
+    def __init__(self, output: Folder, part: str) -> None:
+        self._output, self._file = output, f"{TRIES}/{part}.json"
+        before = json.loads(output.read(self._file) or b"{}")
+        self.deaths: int = before.get("tries", 0)
+        self.deadly: list[str] = [*before.get("deadly", []), *filter(None, [before.get("at")])]
+        self.at(None)
+
+    def at(self, file: str | None) -> None:
+        """Write down which image is next."""
+        content = {"tries": self.deaths + 1, "deadly": self.deadly, "at": file}
+        self._output.write(self._file, json.dumps(content).encode())
+
+
 class ShardPredictor:
     """A worker: holds a model and predicts one shard after the other."""
 
@@ -115,6 +137,8 @@ class ShardPredictor:
                 LesionsegError,
             ) as error:  # of an exception only its traceback's text would arrive
                 return report | {"error": str(error) or repr(error)}
+            except MemoryError:
+                os._exit(1)  # as if the system had killed it: the shard is tried again
 
     def _predict(self, files: Sequence[str], scratch: Path) -> dict[str, int]:
         names = self.predictor.metadata.thing_classes
@@ -123,9 +147,13 @@ class ShardPredictor:
         failures: list[dict[str, str]] = []
         reasons: dict[str, str] = {}
         masks: list[Future[None]] = []
+        tries = Tries(self.output, part_name(files))
         with ThreadPoolExecutor(TRANSFERS) as pool:
             paths = pool.map(partial(self._fetch, folder=scratch / "in", reasons=reasons), files)
-            found = self.predictor.detect(paths, self.batch_size)
+            if tries.deaths < CAREFUL_AFTER:
+                found: Iterator[tuple[Any, Any]] = self.predictor.detect(paths, self.batch_size)
+            else:
+                found = self._detect_carefully(files, paths, tries)
             for file, (path, detections) in zip(files, found, strict=True):
                 result = writer.write(Item(Path(str(path)), file), detections)
                 if isinstance(result, FailedImage):
@@ -145,6 +173,16 @@ class ShardPredictor:
             self.output.write_rows(f"{FAILURES}/{part}", failures, FAILURE_SCHEMA)
         empty = sum("instance" not in row for row in rows)
         return {"predicted": len(files) - len(failures), "without_lesion": empty}
+
+    def _detect_carefully(
+        self, files: Sequence[str], paths: Iterator[Path], tries: Tries
+    ) -> Iterator[tuple[Any, Any]]:
+        for file, path in zip(files, paths, strict=True):
+            if file in tries.deadly:
+                yield path, FailedImage(file, died(f"{self.images}/{file}"))
+            else:
+                tries.at(file)
+                yield from self.predictor.detect([path], 1)
 
     def _fetch(self, file: str, folder: Path, reasons: dict[str, str]) -> Path:
         try:
@@ -209,6 +247,7 @@ def predict_cluster(
         _claim(output, made_by)
         done = {row["file"] for row in output.rows(ROWS, ROW_SCHEMA, ["file"])}
         output.delete(FAILURES)  # they are tried again
+        output.delete(TRIES)
         todo = list(shards(files, done, shard_size))
         summary.finished = len(files) - sum(map(len, todo))
         logger.info("%d images, %d of them finished; writing to %s", len(files), summary.finished, output)
@@ -219,6 +258,7 @@ def predict_cluster(
                 summary.predicted += report["predicted"]
                 summary.without_lesion += report["without_lesion"]
                 progress.update(report["images"])
+        output.delete(TRIES)
         summary.failed = sorted(row["error"] for row in output.rows(FAILURES, FAILURE_SCHEMA, ["error"]))
     except OSError as error:
         raise LesionsegError(f"cannot write to {output}: {error}. {_AGAIN}") from error

@@ -30,6 +30,7 @@ from lesionseg.runs import find_model
 ray = pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
 
+import lesionseg.predict_cluster as predict_cluster_module  # noqa: E402
 from lesionseg.outputs import CSV_COLUMNS  # noqa: E402
 from lesionseg.predict_cluster import FAILURES, ROWS, ClusterJob, predict_cluster, shards  # noqa: E402
 from lesionseg.storage import Folder  # noqa: E402
@@ -172,6 +173,40 @@ def test_rows_after_a_killed_worker(run: Path, tmp_path: Path, scratch: Path) ->
     # What it had begun is still there: it did not end by itself.
     assert [path.name.split("-")[1] for path in scratch.glob("lesionseg-*")] == [str(killed[0][0])]
     assert (summary.predicted, summary.finished, summary.failed) == (120, 0, [])
+    assert_same_as_predict(run, images, output, tmp_path)
+
+
+@pytest.mark.slow
+def test_images_that_kill_their_workers_are_failures(
+    run: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system does for want of memory. Two of one shard, and one of which Python itself can tell."""
+
+    class Fatal(predict_cluster_module.ShardPredictor):
+        def __init__(self, job: ClusterJob) -> None:
+            super().__init__(job)
+            read = self.predictor._read
+
+            def fatal_read(record: Any) -> Any:
+                if "im03" in str(record) or "im04" in str(record):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if "im09" in str(record):
+                    raise MemoryError
+                return read(record)
+
+            self.predictor._read = fatal_read  # type: ignore[method-assign]
+
+    monkeypatch.setattr(predict_cluster_module, "ShardPredictor", Fatal)
+    images, output = make_images(tmp_path / "imgs", 0, 12), tmp_path / "out"
+    summary = predict_cluster(job_of(run, images, output), shard_size=20)
+    assert summary.predicted == 9
+    named = [message.split(":")[0].removeprefix(f"{images}/") for message in summary.failed]
+    assert named == ["im04.png", "sub/im03.png", "sub/im09.png"]
+    assert all("fits into memory" in message for message in summary.failed)
+    assert len(parquet_rows(output, FAILURES)) == 3 and not (output / "tries").exists()
+    monkeypatch.undo()
+    summary = predict_cluster(job_of(run, images, output), shard_size=20)
+    assert (summary.predicted, summary.finished, summary.failed) == (3, 9, [])
     assert_same_as_predict(run, images, output, tmp_path)
 
 
