@@ -30,7 +30,7 @@ from tqdm import tqdm
 from lesionseg.errors import LesionsegError
 from lesionseg.inputs import Item
 from lesionseg.outputs import CSV_COLUMNS, csv_rows
-from lesionseg.predict_run import GPU_BATCH, Writer, open_predictor
+from lesionseg.predict_run import Writer, default_batch, open_predictor
 from lesionseg.prediction_journal import differences, fingerprint
 from lesionseg.runs import Model
 from lesionseg.storage import Folder
@@ -58,7 +58,7 @@ class ClusterJob:
         images, output: folders, or URIs of folders, see `lesionseg.storage.Folder`.
         opts: KEY VALUE KEY VALUE ... over the model's configuration.
         device: "cpu" or "cuda"; None for what the cluster has.
-        batch_size: images that the network takes at once; None for 8 on a GPU, 1 on a CPU.
+        batch_size: images that the network takes at once; None for 8 on a GPU, 2 on a CPU.
     """
 
     model: Model
@@ -122,7 +122,7 @@ class ShardPredictor:
         self.predictor = job.open_predictor()
         if self.predictor.on_cpu:
             self.predictor.use_threads(1)
-        self.batch_size = job.batch_size or (1 if self.predictor.on_cpu else GPU_BATCH)
+        self.batch_size = job.batch_size or default_batch(self.predictor)
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Predict and write {"files": names}; returns {"images", "predicted", "without_lesion", "error"}."""

@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--device", help="cpu, cuda, cuda:1 ... (default: the configuration's, or cpu where there is no CUDA)"
     )
-    add("--batch-size", type=int, help="images the network takes at once (default: 8 on a GPU, 1 on a CPU)")
+    add("--batch-size", type=int, help="images the network takes at once (default: 8 on a GPU, 2 on a CPU)")
     add("--workers", type=int, help="processes (default: one a core)")
     add(
         "--save",

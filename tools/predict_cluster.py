@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     add("--config-file", default="", help="configuration (default: config.yaml beside the weights)")
     add("--score-threshold", type=float, help="leave out instances below this score, in [0, 1]")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where the cluster has GPUs")
-    add("--batch-size", type=int, help="images the network takes at once (default: 8 on a GPU, 1 on a CPU)")
+    add("--batch-size", type=int, help="images the network takes at once (default: 8 on a GPU, 2 on a CPU)")
     add("--workers", type=int, help="processes of the whole cluster (default: one a GPU, or one a core)")
     add(
         "--address",
