@@ -26,7 +26,7 @@ from lesionseg import __version__
 from lesionseg.crops import BACKGROUNDS, crop
 from lesionseg.errors import LesionsegError
 from lesionseg.features import FEATURES, measure
-from lesionseg.images import atomic_write, read_image, write_image
+from lesionseg.images import atomic_write, read_image, remove_leftovers, write_image
 from lesionseg.metrics import confusion, jaccard
 from lesionseg.register import load_lesion_json, read_coco
 from lesionseg.workers import died, each, in_processes
@@ -115,6 +115,7 @@ def export_crops(
             done[result["id"]] = result["rows"]
             progress.write(json.dumps(result) + "\n")
             progress.flush()
+    remove_leftovers(*{out / record["split"] for record in records})
     _write(out, records, done, made_by, summary)
     return summary
 

@@ -7,6 +7,7 @@ both. What Detectron2 would read wrongly (16-bit grey, transparency) comes out r
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from lesionseg.grey_png import decode_grey_png, encode_grey_png
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MASK_THRESHOLD = 128  # of 255; a pixel is lesion when it is above, as in the ISIC challenge's scorer
 
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}(\.[^.]+)?")  # as atomic_write makes them
 _EXIF_ORIENTATION = 0x0112
 _TURN_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -204,6 +206,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(*folders: str | os.PathLike[str]) -> None:
+    """Delete the temporary files of ``atomic_write`` in folders, and below: what processes leave that are killed at it.
+
+    Only for where nobody writes at the time. A folder need not exist.
+    """
+    for folder in folders:
+        for place, _, names in os.walk(folder):
+            for name in filter(_TEMPORARY.fullmatch, names):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def write_image(path: str | os.PathLike[str], pixels: np.ndarray, quality: int = 95) -> None:

@@ -28,6 +28,7 @@ import ray.data
 from tqdm import tqdm
 
 from lesionseg.errors import LesionsegError
+from lesionseg.images import remove_leftovers
 from lesionseg.inputs import Item
 from lesionseg.outputs import CSV_COLUMNS, csv_rows
 from lesionseg.predict_run import Writer, default_batch, open_predictor
@@ -37,7 +38,7 @@ from lesionseg.storage import Folder
 from lesionseg.stream import FailedImage, ImageStream
 from lesionseg.workers import died
 
-ROWS, FAILURES, TRIES, MADE_BY = "predictions", "failures", "tries", "made_by.json"
+MASKS, ROWS, FAILURES, TRIES, MADE_BY = "mask", "predictions", "failures", "tries", "made_by.json"
 _TYPES = {"file": pa.string(), "instance": pa.int32(), "class": pa.string(), "area_px": pa.int64()}
 ROW_SCHEMA = pa.schema([(column, _TYPES.get(column, pa.float64())) for column in CSV_COLUMNS])
 FAILURE_SCHEMA = pa.schema([("file", pa.string()), ("error", pa.string())])
@@ -142,7 +143,7 @@ class ShardPredictor:
 
     def _predict(self, files: Sequence[str], scratch: Path) -> dict[str, int]:
         names = self.predictor.metadata.thing_classes
-        writer = Writer(self.predictor.cfg, names, scratch / "out", ["mask"])
+        writer = Writer(self.predictor.cfg, names, scratch / "out", [MASKS])
         rows: list[dict[str, Any]] = []
         failures: list[dict[str, str]] = []
         reasons: dict[str, str] = {}
@@ -161,7 +162,7 @@ class ShardPredictor:
                     failures.append({"file": file, "error": reasons.get(file, reason)})
                     continue
                 rows += csv_rows(result)
-                for mask in result["files"]["mask"]:
+                for mask in result["files"][MASKS]:
                     masks.append(pool.submit(self._put, mask, scratch / "out"))
             for written in masks:
                 written.result()
@@ -259,6 +260,8 @@ def predict_cluster(
                 summary.without_lesion += report["without_lesion"]
                 progress.update(report["images"])
         output.delete(TRIES)
+        if output.is_local:
+            remove_leftovers(*(Path(output.path, folder) for folder in (MASKS, ROWS, FAILURES)))
         summary.failed = sorted(row["error"] for row in output.rows(FAILURES, FAILURE_SCHEMA, ["error"]))
     except OSError as error:
         raise LesionsegError(f"cannot write to {output}: {error}. {_AGAIN}") from error

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lesionseg.annotations import Annotator
 from lesionseg.detections import Detections
 from lesionseg.errors import LesionsegError
-from lesionseg.images import ImageError
+from lesionseg.images import ImageError, remove_leftovers
 from lesionseg.inputs import Item, find_images
 from lesionseg.outputs import PICTURES, TABLES, Prediction, default_kinds, describe
 from lesionseg.prediction_journal import Journal, fingerprint
@@ -118,6 +118,7 @@ def predict_images(
             else:
                 summary.predicted += 1
                 journal.replace(result)
+        remove_leftovers(*(journal.folder / kind for kind in wanted))
         _write_tables(journal, items, [kind for kind in save if kind in TABLES], summary, annotator)
     return summary
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +26,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder} (set LESIONSEG_DATA)")
     return folder
+
+
+def leave_half_written(path: Path) -> Path:
+    """What a process leaves that is killed while it writes `path`."""
+    program = (
+        "import os, sys; from lesionseg.images import atomic_write; writing = atomic_write(sys.argv[1]); "
+        "writing.__enter__().write_bytes(b'half'); os.kill(os.getpid(), 9)"
+    )
+    before = set(path.parent.iterdir())
+    subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, check=False)
+    (leftover,) = set(path.parent.iterdir()) - before
+    return leftover
 
 
 def draw_lesions(folder: Path, count: int, size: int = 64, seed: int = 0) -> Path:

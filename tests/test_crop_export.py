@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from conftest import leave_half_written
 
 from lesionseg.crop_export import COLUMNS, CropSettings, export_crops
 from lesionseg.crops import crop
@@ -138,7 +139,9 @@ def test_a_killed_export_continues(dataset, tmp_path):
         (tmp_path / name).unlink()
     crops = sorted(tmp_path.glob("*/*.png"))
     times = {path: path.stat().st_mtime_ns for path in crops}
+    leftover = leave_half_written(crops[-1])
     export_crops(dataset, tmp_path)
+    assert not leftover.exists()
     assert (tmp_path / "crops.csv").read_bytes() == table
     assert sum(path.stat().st_mtime_ns == times[path] for path in crops) == 10
 

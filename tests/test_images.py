@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import leave_half_written
 from PIL import Image
 
 from lesionseg.images import (
@@ -16,6 +17,7 @@ from lesionseg.images import (
     read_mask,
     read_mask_values,
     read_reduced,
+    remove_leftovers,
     write_image,
 )
 
@@ -187,6 +189,19 @@ def test_atomic_write_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
         raise RuntimeError
     assert target.read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["x.json"]
+
+
+def test_what_killed_writers_leave_is_removed(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in (".hidden.png", "a.1-0123abcd.png", ".a.1-0123abc.png", "mask/b.png")]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    other = leave_half_written(tmp_path / "c.png")
+    half = [leave_half_written(tmp_path / "mask" / name) for name in ("b.png", "no suffix", "x.y.tar.gz")]
+    remove_leftovers(tmp_path / "mask", tmp_path / "no such folder")
+    assert other.exists() and not any(path.exists() for path in half)
+    remove_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
 def test_write_image_round_trips(tmp_path: Path) -> None:

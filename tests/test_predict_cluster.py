@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, leave_half_written
 from tiny_run import make_run
 
 from lesionseg import LesionPredictor
@@ -229,6 +229,7 @@ def test_a_second_start_does_what_is_missing(run: Path, tmp_path: Path, scratch:
     part.unlink()
     (images / "sub/broken.png").write_bytes((images / "sub/im03.png").read_bytes())
     make_images(images, 0, 3)
+    leave_half_written(output / "mask/im04_segmentation.png")
     summary = predict_cluster(job, shard_size=3)
     assert (summary.predicted, summary.finished, summary.failed) == (lost + 4, 7 - lost, [])
     assert not (output / FAILURES).exists()
