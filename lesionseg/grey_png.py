@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from itertools import pairwise
 
 import numpy as np
 from isal import isal_zlib
@@ -20,6 +21,7 @@ _HEADER = ">IIBBBBB"  # width, height, bit depth, colour type, compression, filt
 _GREY_8_BIT = (8, 0, 0, 0, 0)
 _CHANGES_PIXELS = {b"tRNS", b"eXIf"}  # optional chunks that matter to who reads the picture
 _SUB, _UP = 1, 2  # filters: difference from the pixel on the left, from the one above
+_NEAR = 8  # lines that Pillow decodes in the time of one call more
 _LEVEL = 1  # ISA-L's higher ones gain nothing on masks
 
 
@@ -58,20 +60,24 @@ def decode_grey_png(data: bytes) -> np.ndarray | None:
 
 def _unfilter(lines: np.ndarray) -> np.ndarray:
     """Pixels (H, W) from lines (H, 1 + W), whose first byte says how the others are filtered (section 9)."""
-    kinds, pixels = lines[:, 0], lines[:, 1:].copy()
+    kinds, pixels = lines[:, 0].copy(), lines[:, 1:].copy()
+    for one, other in pairwise(np.flatnonzero(kinds > _UP).tolist()):
+        if other - one <= _NEAR:
+            kinds[one:other] = kinds[one]  # for Pillow, too, as what is around them
     starts = np.flatnonzero(np.append(True, kinds[1:] != kinds[:-1])).tolist()  # of runs of one filter
-    for start, stop in zip(starts, [*starts[1:], len(kinds)], strict=True):
+    for start, stop in pairwise([*starts, len(kinds)]):
         run = pixels[start:stop]
+        above = pixels[start - 1] if start else np.zeros_like(run[0])
         if kinds[start] == _SUB:
             np.add.accumulate(run, axis=1, out=run)
         elif kinds[start] == _UP:
-            for y in range(max(1, start), stop):  # the first line of all has zeros above it
-                pixels[y] += pixels[y - 1]
+            for line in run:
+                line += above
+                above = line
         elif kinds[start] > _UP:  # every pixel hangs on the one before: Pillow's loop is compiled
-            above = np.append(np.uint8(0), pixels[start - 1]) if start else np.zeros_like(lines[0])
-            stream = zlib.compress(np.vstack([above, lines[start:stop]]).tobytes(), 0)
-            size = (lines.shape[1] - 1, stop - start + 1)
-            run[:] = np.asarray(Image.frombytes("L", size, stream, "zip", "L"))[1:]
+            stream = zlib.compress(b"\0" + above.tobytes() + lines[start:stop].tobytes(), 0)
+            decoded = Image.frombytes("L", (run.shape[1], 1 + run.shape[0]), stream, "zip", "L")
+            run[:] = np.frombuffer(decoded.tobytes(), dtype=np.uint8).reshape(-1, run.shape[1])[1:]
     return pixels
 
 

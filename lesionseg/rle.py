@@ -21,12 +21,14 @@ def encode_rle(mask: np.ndarray, window: tuple[slice, slice]) -> dict[str, Any]:
     """
     (height, width), (rows, columns) = mask.shape, window
     part = mask[rows, columns].view(np.uint8)
-    # RLE counts down the columns. OpenCV transposes several times as fast as NumPy.
-    upright = cv2.transpose(part).view(bool) if part.size else part.T.view(bool)
-    lines = np.pad(upright, ((0, 0), (1, 1)))
-    line, turn = np.divmod(np.flatnonzero(lines[:, 1:] != lines[:, :-1]), lines.shape[1] - 1)
+    # RLE counts down the columns, here lines with a 0 before each and one after all, so that each begins and ends outside.
+    pixels = np.zeros(part.shape[1] * (part.shape[0] + 1) + 1, dtype=np.uint8)
+    if part.size:
+        lines = pixels[:-1].reshape(part.shape[1], part.shape[0] + 1)
+        cv2.transpose(part, lines[:, 1:])  # several times as fast as NumPy
+    line, turn = np.divmod(np.flatnonzero(pixels[1:] != pixels[:-1]), part.shape[0] + 1)
     turns = (line + columns.start) * height + turn + rows.start
-    starts, stops = turns[0::2], turns[1::2]  # every line begins and ends outside
+    starts, stops = turns[0::2], turns[1::2]
     # A run to the foot of one column goes on at the head of the next.
     apart = starts[1:] != stops[:-1]
     starts, stops = starts[np.append(True, apart)[: len(starts)]], stops[np.append(apart, True)[: len(stops)]]

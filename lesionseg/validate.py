@@ -151,29 +151,33 @@ def check_pair(image: Path, info: ImageInfo, mask: Path, values: np.ndarray) -> 
             expected += f" (upright: its EXIF orientation is {info.orientation})"
             remedy = "Rotate the mask, or remove the EXIF orientation from the image if the mask was drawn without it"
         return [Problem("error", "sizes differ", name, expected, f"{width}x{height} px", remedy)]
-    lesion = values > MASK_THRESHOLD
-    lesion_px = cv2.countNonZero(lesion.view(np.uint8))
+    # Nearly all masks hold nothing but 0 and 255, which takes a fifth of the time of a threshold to see.
+    lesion_px = cv2.countNonZero(values)
+    binary = cv2.norm(values, cv2.NORM_L1) == 255 * lesion_px
+    if not binary:
+        lesion_px = cv2.countNonZero((values > MASK_THRESHOLD).view(np.uint8))
     if lesion_px == 0:
         found = f"none (largest value {values.max()})"
         remedy = "Draw the lesion, or leave the pair out"
         if 0 < values.max() <= MASK_THRESHOLD and len(np.unique(values)) == 2:
             remedy = f"Store the mask with 0 and 255 instead of {values.min()} and {values.max()}"
         return [Problem("error", "empty mask", name, f"pixels above {MASK_THRESHOLD} of 255", found, remedy)]
-    if lesion_px == lesion.size:
+    if lesion_px == values.size:
         remedy = "Look at it; it is used as it is"
         return [
             Problem("warning", "full-frame mask", name, "some skin around the lesion", "only lesion", remedy)
         ]
-    return _check_grey_values(name, values, lesion)
+    return [] if binary else _check_grey_values(name, values)
 
 
-def _check_grey_values(name: str, values: np.ndarray, lesion: np.ndarray) -> list[Problem]:
+def _check_grey_values(name: str, values: np.ndarray) -> list[Problem]:
     between = cv2.inRange(values, _DARK + 1, _BRIGHT - 1)  # 255 where true
     if cv2.countNonZero(between) == 0:
         return []
     radius = max(2, round(0.005 * max(values.shape)))
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    outline = cv2.morphologyEx(lesion.astype(np.uint8), cv2.MORPH_GRADIENT, kernel) > 0
+    lesion = (values > MASK_THRESHOLD).view(np.uint8)
+    outline = cv2.morphologyEx(lesion, cv2.MORPH_GRADIENT, kernel) > 0
     stray = float(((between > 0) & ~outline).mean())
     if stray > 0.01:
         found = f"grey values on {stray:.0%} of the picture, away from any outline"
