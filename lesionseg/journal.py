@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -115,9 +116,12 @@ def convert_all(
         )
         died[sample.id] = Record(sample.id, [problem])
 
-    # Not forked: this process may hold threads of OpenCV or torch.
     convert: Callable[[Sample], Record | None] = partial(convert_sample, options=options)
-    records = in_processes(each, convert, missing, workers, lost, together=_TOGETHER, start=keep_freed_memory)
+    # Nothing that converting calls needs a thread of this process. On macOS, though, the system's libraries do.
+    fork = sys.platform == "linux"
+    records = in_processes(
+        each, convert, missing, workers, lost, together=_TOGETHER, start=keep_freed_memory, fork=fork
+    )
     with tqdm(total=len(samples), initial=len(samples) - len(missing), unit="pair", disable=None) as bar:
         for record in records:
             if record is not None:

@@ -513,6 +513,35 @@ def test_a_pair_that_kills_its_process_is_listed(tmp_path: Path, monkeypatch: py
     assert sum(part["images"] for part in prepare(options(tmp_path, workers=1))["splits"].values()) == 16
 
 
+BUSY_PARENT = """
+import sys
+from pathlib import Path
+import cv2, numpy as np, torch
+from lesionseg.prepare import prepare
+from lesionseg.prepared import PrepareOptions
+torch.set_num_threads(4)
+torch.ones((800, 800)) @ torch.ones((800, 800))
+np.ones((800, 800)) @ np.ones((800, 800))
+cv2.connectedComponentsWithStats(np.random.default_rng(0).integers(0, 2, (4000, 4000), dtype=np.uint8))
+folder = Path(sys.argv[1])
+summary = prepare(PrepareOptions(folder / "images", folder / "masks", folder / "out", max_size=32, workers=2))
+print(sum(part["images"] for part in summary["splits"].values()))
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_process_with_threads(tmp_path: Path) -> None:
+    """Its workers are copies without these threads: one that waited for them would stand still."""
+    make_pairs(tmp_path, 80)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY_PARENT, tmp_path],
+        env=environment, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["80"], done.stderr
+
+
 REAL = [
     ("isic2018_task1_512", "isic2018", None, None),
     ("isic2017_originals", "isic2017", 640, "labels/ISIC-2017_Training_Part3_GroundTruth.csv"),
