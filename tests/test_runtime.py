@@ -27,7 +27,9 @@ MISSING = ("torch", "labgym", "detectron2", "fvcore", "iopath", "functorch")
 def without_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment variables of an installation that holds all but `MISSING`."""
     folder = tmp_path_factory.mktemp("site-packages")
-    for packages in site.getsitepackages():
+    for packages in filter(
+        os.path.isdir, site.getsitepackages()
+    ):  # Debian's Python names some that are not there
         for entry in Path(packages).iterdir():
             name = entry.name.lower()
             if not name.startswith((*MISSING, "__editable__", "lesionseg")) and not name.endswith(".pth"):
