@@ -162,10 +162,10 @@ def normalise(model: nn.Module, run: Callable[[], object]) -> None:
         hook.remove()
 
 
-def random_predictors(size: int, image: np.ndarray) -> tuple[Any, dict[str, LesionPredictor]]:
+def random_predictors(size: int, image: np.ndarray, folder: Path) -> tuple[Any, dict[str, LesionPredictor]]:
     """Detectron2's DefaultPredictor, and ours by precision, with the same random weights; one instance an image.
 
-    Detectron2's has the model zoo's configuration, ours its own over that: what they differ in is part of the comparison.
+    The weights are written to a folder. Detectron2's has the model zoo's configuration, ours its own over that: what they differ in is part of the comparison.
     """
     from detectron2.engine import DefaultPredictor
 
@@ -183,18 +183,18 @@ def random_predictors(size: int, image: np.ndarray) -> tuple[Any, dict[str, Lesi
     usual = DefaultPredictor(setup_cfg("", pairs))
     normalise(usual.model, lambda: usual(image))
     cfg, ours = setup_cfg(CONFIG, pairs), {}
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder, "random.pth")
-        torch.save({"model": usual.model.state_dict()}, weights)
-        for kind, setting in (("float32", "off"), ("bf16", "on")):
-            cfg.LESION.BF16 = setting
-            ours[kind] = LesionPredictor(cfg, weights)
+    weights = folder / "random.pth"
+    torch.save({"model": usual.model.state_dict()}, weights)
+    for kind, setting in (("float32", "off"), ("bf16", "on")):
+        cfg.LESION.BF16 = setting
+        ours[kind] = LesionPredictor(cfg, weights)
     return usual, ours
 
 
 def detectron2_peers(size: int, image: np.ndarray) -> dict[str, Peer]:
     """Ours, which decides on autocast itself, and Detectron2's own predictor."""
-    usual, ours = random_predictors(size, image)
+    with tempfile.TemporaryDirectory() as folder:
+        usual, ours = random_predictors(size, image, Path(folder))
 
     def best(found: Any) -> np.ndarray:
         return found.pred_masks[0].numpy()

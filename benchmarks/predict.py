@@ -1,12 +1,17 @@
 """From a folder of photographs to masks on disk: tools/predict.py's way against a plain DefaultPredictor loop.
 
-python benchmarks/predict.py --model output/isic_mrcnn --images DIR [--limit N] [--rounds N] [--out FILE.json] [KEY VALUE ...]
+python benchmarks/predict.py --images DIR [--model output/isic_mrcnn] [--limit N] [--rounds N] [--out FILE.json] [KEY VALUE ...]
 
 Both use the same weights, test size and processor cores, and write the same files: a mask PNG an image, COCO results
 with RLE, a CSV. On a CPU the same is done with the model exported to OpenVINO, as bfloat16 and int8 (calibrated on these
 images). They take turns; medians are reported. `dice_with_default_predictor` compares masks with the loop's; with --masks, `dice` is each one's mean against the
 reference masks. Processor seconds are given too: they bear a busy machine better. A small set is copied to about 1,000 files, so
-that starting processes counts as little as it does in a real folder. What brings torch is imported where it is used: worker processes
+that starting processes counts as little as it does in a real folder.
+
+Without --model, weights are random, and this is about speed alone: configs/isic_mrcnn.yaml against the model zoo's own
+configuration, at 512 px (see peers.py, which does the same with one image at a time).
+
+What brings torch is imported where it is used: worker processes
 of an exported model read this file again, and are to be as light as those of tools/predict.py.
 """
 
@@ -35,6 +40,7 @@ from lesionseg.runs import Model, find_model
 from lesionseg.stream import ImageStream
 
 SAVE = ("mask", "json", "csv")
+RANDOM_SIZE = 512  # px, where weights are random
 Ways = dict[str, Callable[[Path, Path], None]]
 
 
@@ -77,6 +83,26 @@ def copy_images(images: list[Path], folder: Path, copies: int) -> Path:
     return folder
 
 
+def open_random_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, Any]:
+    """Two of `open_ways`, with random weights."""
+    from peers import random_predictors
+
+    from lesionseg.images import read_image
+    from lesionseg.precision import has_bf16
+
+    usual, ours = random_predictors(RANDOM_SIZE, read_image(images[0]), folder)
+    model = ours["bf16" if has_bf16("cpu") else "float32"]
+    return {
+        "default_predictor": partial(plain_loop, model, usual),
+        "lesionseg": partial(predict_folder, args, model),
+    }, model
+
+
+def predict_folder(args: argparse.Namespace, predictor: ImageStream, photographs: Path, out: Path) -> None:
+    """What tools/predict.py does."""
+    predict_images(predictor, [photographs], out, SAVE, args.batch_size, args.workers)
+
+
 def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, Any]:
     """Name -> function of the photographs' folder and the output folder; and the original model."""
     from detectron2.engine import DefaultPredictor
@@ -89,9 +115,7 @@ def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tup
     cfg = setup_cfg(files.config, args.opts)
     original = LesionPredictor(cfg, files.weights)
 
-    def ours(predictor: ImageStream, photographs: Path, out: Path) -> None:
-        predict_images(predictor, [photographs], out, SAVE, args.batch_size, args.workers)
-
+    ours = partial(predict_folder, args)
     ways = {
         "default_predictor": partial(plain_loop, original, DefaultPredictor(original.cfg)),
         "lesionseg": partial(ours, original),
@@ -120,7 +144,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     copies = args.copies or max(1, 1000 // len(found))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ways, predictor = open_ways(args, found, folder)
+        ways, predictor = (open_ways if args.model else open_random_ways)(args, found, folder)
         few, many = copy_images(found[:2], folder / "few", 1), copy_images(found, folder / "many", copies)
 
         def turn(way: str, number: int) -> None:
@@ -144,6 +168,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "different_images": len(found),
         "folder": Path(args.images).name,
         "test_size": cfg.INPUT.MIN_SIZE_TEST,
+        "weights": "trained" if args.model else "random",
         "backbone": f"R{cfg.MODEL.RESNETS.DEPTH}-FPN",
         "device": predictor.device.type,
         "bf16": use_bf16(predictor.device, cfg.LESION.BF16),
@@ -163,7 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="run folder")
+    parser.add_argument("--model", help="run folder (default: random weights, see above)")
     parser.add_argument("--weights", default="", help="checkpoint (default: the run folder's)")
     parser.add_argument("--images", required=True, help="folder of photographs")
     parser.add_argument("--masks", help="folder of reference masks, ISIC_x_segmentation.png")

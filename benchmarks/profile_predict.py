@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -102,7 +103,8 @@ def main() -> int:
 
 def measure(images: Sequence[np.ndarray], size: int) -> dict[str, Any]:
     """Stages and peaks on one core and on all, and the operators that take most time on one."""
-    _, predictors = random_predictors(size, images[0])
+    with tempfile.TemporaryDirectory() as folder:
+        _, predictors = random_predictors(size, images[0], Path(folder))
     kinds = ["float32"] + ["bf16"] * has_bf16("cpu")
     stages = {kind: watch_stages(predictors[kind]) for kind in kinds}
     work = count_operations(predictors["float32"], stages["float32"], images)

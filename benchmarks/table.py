@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- figures: written by table.py -->", "<!-- end of figures -->"
-NAMES = ("data_prep", "train", "predict", "runtimes", "peers", "profile")
+NAMES = ("data_prep", "train", "predict", "predict_r50", "runtimes", "peers", "profile")
 DETECTRON2 = "detectron2 float32"  # the form in runtimes.json that others are compared with
 COLOURS = {"float32": "#9aa5b1", "bf16": "#1f6f8b"}
 Figures = dict[str, Any]
@@ -74,8 +74,9 @@ def comparisons(results: dict[str, Figures]) -> list[Comparison]:
                     f"batches of {figures['batch']}, originals against copies of {figures['max_size']} px",
                 )
             )
-    if figures := results.get("predict"):
+    for figures in [results[name] for name in ("predict", "predict_r50") if name in results]:
         rates, dice = figures["images_per_second"], figures["dice"]
+        random = "random weights: speed alone" if figures["weights"] == "random" else ""
         for way in [way for way in rates if way != "default_predictor"]:
             form = way.removeprefix("lesionseg").replace("_", " ").strip()
             found.append(
@@ -85,7 +86,7 @@ def comparisons(results: dict[str, Figures]) -> list[Comparison]:
                     "images/s",
                     rates["default_predictor"],
                     rates[way],
-                    f"Dice {dice['default_predictor']:.4f}, then {dice[way]:.4f}" if dice else "",
+                    f"Dice {dice['default_predictor']:.4f}, then {dice[way]:.4f}" if dice else random,
                 )
             )
     if figures := results.get("runtimes"):

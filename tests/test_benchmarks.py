@@ -58,11 +58,15 @@ def results(tmp_path):
         {
             "images": 50,
             "test_size": 512,
+            "weights": "trained",
             "backbone": "R50-FPN",
             "images_per_second": {"default_predictor": 2.5, "lesionseg": 10.0},
             "dice": {"default_predictor": 0.8, "lesionseg": 0.9994},
         },
     )
+    rates = {"default_predictor": 0.5, "lesionseg": 1.0}
+    network = {"test_size": 512, "backbone": "R50-FPN", "weights": "random"}
+    write_json(folder, "predict_r50", {"images": 50, **network, "images_per_second": rates, "dice": {}})
     both = {"reading": (2.0, 20.0), "loop": (0.5, 0.75)}
     rates = {
         way: dict(zip(("default_trainer", "lesionseg"), pair, strict=True)) for way, pair in both.items()
@@ -125,6 +129,7 @@ def test_tables_stand_between_the_markers(module, results, tmp_path):
     assert "old" not in text
     rows = cells(text)
     assert any(row[1:5] == ["images/s", "2.50", "10.00", "4.0"] and "0.9994" in row[5] for row in rows)
+    assert any(row[1:5] == ["images/s", "0.50", "1.00", "2.0"] and "random" in row[5] for row in rows)
     assert [row[1:5] for row in rows if "training" in row[0]] == [
         ["images/s", "2.00", "20.00", "10.0"],
         ["images/s", "0.50", "0.75", "1.5"],
