@@ -154,7 +154,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         timings = take_turns({way: partial(turn, way) for way in ways}, args.rounds)
         masks = {way: folder / f"{way}1/mask" for way in ways}
         plain = masks["default_predictor"]
-        between = {way: round(mean_dice(path / "copy0", plain / "copy0"), 5) for way, path in masks.items()}
+        between = {
+            way: round(mean_dice(path / "copy0", plain / "copy0"), 5)
+            for way, path in masks.items()
+            if args.model
+        }
         against = {
             way: round(mean_dice(path / "copy0", Path(args.masks), flat=True), 5)
             for way, path in masks.items()

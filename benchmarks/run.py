@@ -44,7 +44,7 @@ def all_jobs(data: Path, rounds: int) -> dict[str, Job]:
         "data_prep": Job("data_prep.py", ("--data", str(data), *turns)),
         "train": Job("train.py", ("--data", str(data), *turns, "MODEL.DEVICE", available_device("cuda"))),
         "predict": Job("predict.py", (*images, *masks, *turns), model=True),
-        "predict_r50": Job("predict.py", (*images, "--copies", "1", *turns)),
+        "predict_r50": Job("predict.py", (*images, "--copies", "2", *turns)),
         "runtimes": Job(
             "runtimes.py",
             (*images, *masks, *turns),
