@@ -195,7 +195,7 @@ Write = Callable[[Path, dict[str, Any]], None]
 def _writer(original: LesionPredictor, form: str, calibration: list[dict[str, Any]]) -> Write:
     """A function that writes the model file with a description; tracing and quantising are done once."""
     network = ExportNetwork(original._model).eval()
-    example = _inputs(original, _example(original))
+    example = _inputs(original, original._prepare(example_picture(original), "example"))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -215,11 +215,10 @@ def _writer(original: LesionPredictor, form: str, calibration: list[dict[str, An
             raise LesionsegError(f"{error}: pip install 'lesionseg[export]'") from error
 
 
-def _example(predictor: LesionPredictor) -> Slot:
-    """A square of noise: what the network is traced with, in the middle of which something is always found."""
+def example_picture(predictor: LesionPredictor) -> np.ndarray:
+    """uint8 (S, S, 3), noise of the test size: what the network is traced with, whether it finds something there or not."""
     side = predictor.cfg.INPUT.MIN_SIZE_TEST
-    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    return predictor._prepare(noise, "example")
+    return np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
 
 
 def _inputs(predictor: LesionPredictor, slot: Slot) -> tuple[torch.Tensor, torch.Tensor]:

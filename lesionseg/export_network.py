@@ -45,11 +45,15 @@ class ExportNetwork(nn.Module):
         features = self.model.backbone(pixels)
         boxes, image = self._proposals(features, sizes)
         boxes, scores, classes, image = self._detections(features, boxes, image, sizes)
-        logits = self.heads.mask_head.layers(self._pool(self.heads.mask_pooler, features, boxes, image))
+        # One region more, the whole first image, whose mask is dropped: no runtime normalises an empty tensor in groups.
+        none = torch.zeros_like(sizes[:1, 0])
+        whole = torch.stack([none, none, sizes[:1, 1], sizes[:1, 0]], dim=1).float()
+        regions, owners = torch.cat([boxes, whole]), torch.cat([image, none])
+        logits = self.heads.mask_head.layers(self._pool(self.heads.mask_pooler, features, regions, owners))
         if logits.shape[1] > 1:  # a mask for each class
-            chosen = classes[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
-            logits = logits.gather(1, chosen)
-        return boxes, scores, classes, image, logits[:, 0].sigmoid()
+            chosen = torch.cat([classes, none])[:, None, None, None]
+            logits = logits.gather(1, chosen.expand(-1, 1, logits.shape[2], logits.shape[3]))
+        return boxes, scores, classes, image, logits[:-1, 0].sigmoid()
 
     def _proposals(
         self, features: dict[str, torch.Tensor], sizes: torch.Tensor
@@ -77,7 +81,7 @@ class ExportNetwork(nn.Module):
         boxes = _clip(boxes, sizes[image])
         whole = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         boxes, scores, image, levels = boxes[whole], scores[whole], image[whole], levels[whole]
-        kept = _best(boxes, scores, image, levels, rpn.nms_thresh, rpn.post_nms_topk[False], count)
+        kept = _best(boxes, scores, image, levels, rpn.nms_thresh, rpn.post_nms_topk[False], sizes)
         return boxes[kept], image[kept]
 
     def _detections(
@@ -102,7 +106,7 @@ class ExportNetwork(nn.Module):
         scores, image = probabilities[row, classes], image[row]
         boxes = _clip(boxes[row, classes], sizes[image])
         most = head.test_topk_per_image
-        kept = _best(boxes, scores, image, classes, head.test_nms_thresh, most, sizes.shape[0])
+        kept = _best(boxes, scores, image, classes, head.test_nms_thresh, most, sizes)
         return boxes[kept], scores[kept], classes[kept], image[kept]
 
     def _pool(
@@ -181,14 +185,15 @@ def _best(
     group: torch.Tensor,
     threshold: float,
     most: int,
-    count: int,
+    sizes: torch.Tensor,
 ) -> torch.Tensor:
     """Indices, by falling score, that survive non-maximum suppression among their image and group, `most` an image."""
-    # Images side by side and groups one below the other, so far apart that none overlaps another.
-    step = boxes.max() + 1
+    # Images side by side and groups one below the other, so far apart that none overlaps another. The sizes tell how far:
+    # boxes may be none.
+    step = sizes.max() + 1
     apart = torch.stack([image.float() * step, group.float() * step], dim=1).repeat(1, 2)
     kept = nms(boxes + apart, scores, threshold)
     kept = kept[torch.argsort(scores[kept], descending=True)]
-    own = (image[kept][:, None] == torch.arange(count)[None, :]).long()
+    own = (image[kept][:, None] == torch.arange(sizes.shape[0])[None, :]).long()
     rank = (own.cumsum(0) * own).sum(1)
     return kept[rank <= most]

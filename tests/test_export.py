@@ -18,7 +18,7 @@ from lesionseg.agreement import LIMITS, Limits
 from lesionseg.config import setup_cfg
 from lesionseg.detections import LesionInstances
 from lesionseg.errors import LesionsegError
-from lesionseg.export import NOT_QUANTISED, export_model
+from lesionseg.export import NOT_QUANTISED, example_picture, export_model
 from lesionseg.export_network import ExportNetwork, replace_group_norms
 from lesionseg.runs import FORMATS
 from lesionseg.runtime import PREDICTORS
@@ -125,6 +125,28 @@ def test_thresholds_of_an_exported_model(run: Path, cfg: CfgNode, images: Path, 
     ):
         with pytest.raises(LesionsegError, match=message):
             PREDICTORS[".torchscript"](out, opts)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_images_without_a_lesion(form: str, images: Path, tmp_path: Path) -> None:
+    """Of five images one holds an instance; the others, and the picture that a model is traced with, hold none."""
+    run = make_run(tmp_path / "run", "MODEL.ROI_MASK_HEAD.NORM", "GN", "MODEL.ROI_MASK_HEAD.CONV_DIM", "32")
+    original, files = LesionPredictor(run), sorted(images.iterdir())
+    scores = [float(found.scores[0]) for _, found in original.predict(files)]
+    second, best = sorted(scores)[-2:]
+    traced_with = float(original(example_picture(original)).scores[0])
+    threshold = (max(second, traced_with) + best) / 2
+    assert max(second, traced_with) < threshold < best
+    cfg = setup_cfg(run / "config.yaml", ["LESION.SCORE_THRESHOLD", str(threshold)])
+    out = run / f"model{FORMATS[form]}"
+    result = export_model(cfg, run / "model_best.pth", out, form, images=[images])
+    assert (result.instances, result.missing) == (1, 0)
+    exported = PREDICTORS[out.suffix](out)
+    expected = [int(score == best) for score in scores]
+    for batch_size in (1, 2):
+        assert [len(found) for _, found in exported.predict(files, batch_size)] == expected
+    alone = exported(cv2.imread(str(files[expected.index(0)])))
+    assert alone.pred_masks.shape == (0, *alone.image_size)
 
 
 def test_group_norms_are_replaced_by_their_equals() -> None:
