@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import time
@@ -108,6 +109,13 @@ def write_result(path: Path | None, figures: dict[str, Any]) -> None:
     if path:
         with atomic_write(path) as temporary:
             temporary.write_text(text + "\n")
+
+
+def machine_folder(device: str) -> str:
+    """The name of the results' folder of this machine: that of its GPU, or of its processor and number of cores."""
+    facts = machine()
+    name = facts["gpu"] if device.startswith("cuda") else f"{facts['processor']} {facts['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def machine() -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """One lesion mask an image: LesionPredictor against Detectron2, torchvision, a U-Net and YOLO, all as documented.
 
-python benchmarks/peers.py --images DIR [--size PX] [--limit N] [--rounds N] [--out FILE.json]
+python benchmarks/peers.py --images DIR [--device cuda] [--size PX] [--limit N] [--rounds N] [--out FILE.json]
 
 Every model gets the same decoded photographs (uint8, BGR) one at a time, the same size at its input (Detectron2's resizing
-to a shorter side of --size) and all cores, and has to give the same: a boolean mask at the photograph's own resolution, of
-its one best instance where it finds instances. Each computes in float32 and, where the processor has it, under
-bfloat16 autocast. They take turns; medians are reported.
+to a shorter side of --size) and a GPU or all cores, and has to give the same: a boolean mask in the main memory at the
+photograph's own resolution, of its one best instance where it finds instances. Each computes in float32 and, where the
+device has it, under bfloat16 autocast. They take turns; medians are reported.
 
 Weights are random, so this is about speed alone. Mask R-CNNs get their normalisation set from a photograph, lest
 numbers grow from layer to layer until no box is finite: as in a trained one, the box head gets all the proposals that
@@ -69,6 +69,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--size", type=int, default=512, help="shorter side at the network's input, px")
     parser.add_argument(
         "--limit", type=int, default=10, help="so many images, spread over the folder; 0: all"
@@ -78,14 +79,15 @@ def main() -> int:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     images = [read_image(path) for path in spread(image_files(args.images), args.limit)]
-    write_result(args.out, {"folder": args.images.name, **measure(images, args.size, args.rounds)})
+    figures = measure(images, args.size, args.rounds, args.device)
+    write_result(args.out, {"folder": args.images.name, **figures})
     return 0
 
 
-def measure(images: list[np.ndarray], size: int, rounds: int) -> dict[str, Any]:
+def measure(images: list[np.ndarray], size: int, rounds: int, device: str) -> dict[str, Any]:
     """Time all peers on images (uint8, BGR); images/s, ratio to `USUAL`, processor seconds, parameters and GMAC of each."""
-    peers, left_out = build_peers(size, images[0])
-    precisions = ["float32"] + ["bf16"] * has_bf16("cpu")
+    peers, left_out = build_peers(size, images[0], device)
+    precisions = ["float32"] + ["bf16"] * has_bf16(device)
     ways = {(name, kind): peer.precisions[kind] for name, peer in peers.items() for kind in precisions}
 
     def all_images(predict: Predict) -> Callable[[int], None]:
@@ -101,6 +103,7 @@ def measure(images: list[np.ndarray], size: int, rounds: int) -> dict[str, Any]:
     return {
         "images": len(images),
         "shorter_side": size,
+        "device": device,
         "usual": USUAL,
         "peers": [
             {
@@ -128,11 +131,11 @@ def gmac(predict: Predict, image: np.ndarray) -> float:
     return counter.get_total_flops() / 2 / 1e9
 
 
-def build_peers(size: int, image: np.ndarray) -> tuple[dict[str, Peer], dict[str, str]]:
+def build_peers(size: int, image: np.ndarray, device: str) -> tuple[dict[str, Peer], dict[str, str]]:
     """The models that can be measured here by name, and why others cannot."""
     torch.manual_seed(0)
-    peers = detectron2_peers(size, image) | {
-        "torchvision maskrcnn_resnet50_fpn": torchvision_peer(size, image)
+    peers = detectron2_peers(size, image, device) | {
+        "torchvision maskrcnn_resnet50_fpn": torchvision_peer(size, image, device)
     }
     left_out = {}
     for name, package, build, hint in (
@@ -140,7 +143,7 @@ def build_peers(size: int, image: np.ndarray) -> tuple[dict[str, Peer], dict[str
         (f"Ultralytics {YOLO}", "ultralytics", yolo_peer, "AGPL-3.0: install it yourself if that suits you"),
     ):
         if importlib.util.find_spec(package):
-            peers[name] = build(size)
+            peers[name] = build(size, device)
         else:
             left_out[name] = f"{package} is not installed ({hint})"
             print(f"{name} is left out: {left_out[name]}", flush=True)
@@ -162,7 +165,9 @@ def normalise(model: nn.Module, run: Callable[[], object]) -> None:
         hook.remove()
 
 
-def random_predictors(size: int, image: np.ndarray, folder: Path) -> tuple[Any, dict[str, LesionPredictor]]:
+def random_predictors(
+    size: int, image: np.ndarray, folder: Path, device: str
+) -> tuple[Any, dict[str, LesionPredictor]]:
     """Detectron2's DefaultPredictor, and ours by precision, with the same random weights; one instance an image.
 
     The weights are written to a folder. Detectron2's has the model zoo's configuration, ours its own over that: what they differ in is part of the comparison.
@@ -171,7 +176,7 @@ def random_predictors(size: int, image: np.ndarray, folder: Path) -> tuple[Any, 
 
     options = {
         "MODEL.WEIGHTS": "",
-        "MODEL.DEVICE": "cpu",
+        "MODEL.DEVICE": device,
         "MODEL.ROI_HEADS.NUM_CLASSES": 1,
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
         "LESION.SCORE_THRESHOLD": 0.0,
@@ -191,13 +196,13 @@ def random_predictors(size: int, image: np.ndarray, folder: Path) -> tuple[Any, 
     return usual, ours
 
 
-def detectron2_peers(size: int, image: np.ndarray) -> dict[str, Peer]:
+def detectron2_peers(size: int, image: np.ndarray, device: str) -> dict[str, Peer]:
     """Ours, which decides on autocast itself, and Detectron2's own predictor."""
     with tempfile.TemporaryDirectory() as folder:
-        usual, ours = random_predictors(size, image, Path(folder))
+        usual, ours = random_predictors(size, image, Path(folder), device)
 
     def best(found: Any) -> np.ndarray:
-        return found.pred_masks[0].numpy()
+        return found.pred_masks[0].cpu().numpy()
 
     return {
         OURS: Peer(
@@ -209,7 +214,7 @@ def detectron2_peers(size: int, image: np.ndarray) -> dict[str, Peer]:
     }
 
 
-def torchvision_peer(size: int, image: np.ndarray) -> Peer:
+def torchvision_peer(size: int, image: np.ndarray, device: str) -> Peer:
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
     model = maskrcnn_resnet50_fpn(
@@ -220,42 +225,45 @@ def torchvision_peer(size: int, image: np.ndarray) -> Peer:
         max_size=2 * size,
         box_score_thresh=0.0,
         box_detections_per_img=1,
-    ).eval()
+    )
+    model.eval().to(device)
 
     @torch.inference_mode()
     def predict(image: np.ndarray) -> np.ndarray:
-        (found,) = model([as_tensor(image)])
-        return (found["masks"][0, 0] > 0.5).numpy()
+        (found,) = model([as_tensor(image, device)])
+        return (found["masks"][0, 0] > 0.5).cpu().numpy()
 
-    normalise(model, lambda: model([as_tensor(image)]))
+    normalise(model, lambda: model([as_tensor(image, device)]))
     return Peer(model, predict)
 
 
-def as_tensor(image: np.ndarray) -> torch.Tensor:
+def as_tensor(image: np.ndarray, device: str) -> torch.Tensor:
     """uint8 (H, W, 3) BGR to float32 (3, H, W) RGB in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))).float() / 255
+    pixels = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+    return torch.from_numpy(pixels).to(device).float() / 255
 
 
-def unet_peer(size: int) -> Peer:
+def unet_peer(size: int, device: str) -> Peer:
     import segmentation_models_pytorch as smp
 
-    model = smp.Unet("resnet50", encoder_weights=None, classes=1).eval()
+    model = smp.Unet("resnet50", encoder_weights=None, classes=1).eval().to(device)
     mean, std = (
-        torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        torch.tensor(values, device=device).view(3, 1, 1)
+        for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
 
     @torch.inference_mode()
     def predict(image: np.ndarray) -> np.ndarray:
         height, width = network_size(*image.shape[:2], size, 2 * size)
-        pixels = (as_tensor(cv2.resize(image, (width, height))) - mean) / std
+        pixels = (as_tensor(cv2.resize(image, (width, height)), device) - mean) / std
         padded = functional.pad(pixels, (0, -width % 32, 0, -height % 32))
-        logits = model(padded[None])[0, 0, :height, :width].float().numpy()
+        logits = model(padded[None])[0, 0, :height, :width].float().cpu().numpy()
         return cv2.resize(logits, image.shape[1::-1]) > 0
 
     return Peer(model, predict)
 
 
-def yolo_peer(size: int) -> Peer:
+def yolo_peer(size: int, device: str) -> Peer:
     os.environ.update(YOLO_AUTOINSTALL="False", YOLO_OFFLINE="True")  # it would fetch what it misses
     from ultralytics import YOLO as UltralyticsModel
 
@@ -264,7 +272,7 @@ def yolo_peer(size: int) -> Peer:
     def predict(image: np.ndarray) -> np.ndarray:
         padded = [-(-side // 32) * 32 for side in network_size(*image.shape[:2], size, 2 * size)]
         (found,) = model.predict(
-            image, imgsz=padded, conf=0.0, max_det=1, retina_masks=True, device="cpu", verbose=False
+            image, imgsz=padded, conf=0.0, max_det=1, retina_masks=True, device=device, verbose=False
         )
         if found.masks is None or not len(
             found.masks.data

@@ -2,14 +2,15 @@
 
 python benchmarks/predict.py --images DIR [--model output/isic_mrcnn] [--limit N] [--rounds N] [--out FILE.json] [KEY VALUE ...]
 
-Both use the same weights, test size and processor cores, and write the same files: a mask PNG an image, COCO results
-with RLE, a CSV. On a CPU the same is done with the model exported to OpenVINO, as bfloat16 and int8 (calibrated on these
-images). They take turns; medians are reported. `dice_with_default_predictor` compares masks with the loop's; with --masks, `dice` is each one's mean against the
-reference masks. Processor seconds are given too: they bear a busy machine better. A small set is copied to about 1,000 files, so
-that starting processes counts as little as it does in a real folder.
+Both use the same weights, test size and device or processor cores, and write the same files: a mask PNG an image, COCO
+results with RLE, a CSV. On a CPU the same is done with the model exported to OpenVINO, as bfloat16 and int8 (calibrated on
+these images). They take turns; medians are reported. `dice_with_default_predictor` compares masks with the loop's; with --masks,
+`dice` is each one's mean against the reference masks. Processor seconds are given too: they bear a busy machine better. A
+small set is copied to about 1,000 files, so that starting processes counts as little as it does in a real folder.
 
 Without --model, weights are random, and this is about speed alone: configs/isic_mrcnn.yaml against the model zoo's own
-configuration, at 512 px (see peers.py, which does the same with one image at a time).
+configuration, at 512 px (see peers.py, which does the same with one image at a time). Random weights bear no rounding, so
+that exported models then are taken without being checked against the original.
 
 What brings torch is imported where it is used: worker processes
 of an exported model read this file again, and are to be as light as those of tools/predict.py.
@@ -83,21 +84,6 @@ def copy_images(images: list[Path], folder: Path, copies: int) -> Path:
     return folder
 
 
-def open_random_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, Any]:
-    """Two of `open_ways`, with random weights."""
-    from peers import random_predictors
-
-    from lesionseg.images import read_image
-    from lesionseg.precision import has_bf16
-
-    usual, ours = random_predictors(RANDOM_SIZE, read_image(images[0]), folder)
-    model = ours["bf16" if has_bf16("cpu") else "float32"]
-    return {
-        "default_predictor": partial(plain_loop, model, usual),
-        "lesionseg": partial(predict_folder, args, model),
-    }, model
-
-
 def predict_folder(args: argparse.Namespace, predictor: ImageStream, photographs: Path, out: Path) -> None:
     """What tools/predict.py does."""
     predict_images(predictor, [photographs], out, SAVE, args.batch_size, args.workers)
@@ -105,33 +91,67 @@ def predict_folder(args: argparse.Namespace, predictor: ImageStream, photographs
 
 def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, Any]:
     """Name -> function of the photographs' folder and the output folder; and the original model."""
+    usual, original = (trained_predictors if args.model else untrained_predictors)(args, images, folder)
+    ways = {
+        "default_predictor": partial(plain_loop, original, usual),
+        "lesionseg": partial(predict_folder, args, original),
+    }
+    for name, predictor in exported_predictors(args, original, images, folder).items():
+        ways[f"lesionseg_{name}"] = partial(predict_folder, args, predictor)
+    return ways, original
+
+
+def trained_predictors(args: argparse.Namespace, _images: list[Path], _folder: Path) -> tuple[Any, Any]:
+    """Detectron2's DefaultPredictor and ours, of --model."""
     from detectron2.engine import DefaultPredictor
 
     from lesionseg import LesionPredictor
     from lesionseg.config import setup_cfg
-    from lesionseg.export import export_model
 
     files = find_model(args.weights, Path(args.model) / "config.yaml")
-    cfg = setup_cfg(files.config, args.opts)
-    original = LesionPredictor(cfg, files.weights)
+    original = LesionPredictor(setup_cfg(files.config, [*args.opts, *device_opts(args)]), files.weights)
+    return DefaultPredictor(original.cfg), original
 
-    ours = partial(predict_folder, args)
-    ways = {
-        "default_predictor": partial(plain_loop, original, DefaultPredictor(original.cfg)),
-        "lesionseg": partial(ours, original),
-    }
-    if original.on_cpu:
-        photographs = [str(path) for path in images]
-        for precision in ("bf16", "int8"):
-            exported = folder / f"{precision}.xml"
-            try:
-                export_model(cfg, files.weights, exported, "openvino", precision, photographs, photographs)
-            except LesionsegError as error:
-                print(f"the model exported as {precision} is left out: {error}")
-                continue
-            model = Model(exported, exported, "benchmark")
-            ways[f"lesionseg_openvino_{precision}"] = partial(ours, open_predictor(model))
-    return ways, original
+
+def device_opts(args: argparse.Namespace) -> list[str]:
+    return ["MODEL.DEVICE", args.device] if args.device else []
+
+
+def untrained_predictors(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Any, Any]:
+    """The same with random weights."""
+    from peers import random_predictors
+
+    from lesionseg.images import read_image
+    from lesionseg.precision import has_bf16
+
+    device = args.device or "cpu"
+    usual, ours = random_predictors(RANDOM_SIZE, read_image(images[0]), folder, device)
+    return usual, ours["bf16" if has_bf16(device) else "float32"]
+
+
+def exported_predictors(
+    args: argparse.Namespace, original: Any, images: list[Path], folder: Path
+) -> dict[str, ImageStream]:
+    """On a CPU, what tools/export_model.py makes of the model for OpenVINO."""
+    from lesionseg.agreement import Limits
+    from lesionseg.export import export_model
+
+    found: dict[str, ImageStream] = {}
+    photographs = [str(path) for path in images]
+    unchecked = Limits(score=1.0, box=0.0, mask=0.0, missing=1e9, lesion=0.0, jaccard_drop=1.0)
+    limits = None if args.model else unchecked
+    for precision in ("bf16", "int8") if original.on_cpu else ():
+        out = folder / f"{precision}.xml"
+        weights = original.cfg.MODEL.WEIGHTS
+        try:
+            export_model(
+                original.cfg, weights, out, "openvino", precision, photographs, photographs, limits=limits
+            )
+        except LesionsegError as error:
+            print(f"the model exported as {precision} is left out: {error}")
+            continue
+        found[f"openvino_{precision}"] = open_predictor(Model(out, out, "benchmark"))
+    return found
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -144,7 +164,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     copies = args.copies or max(1, 1000 // len(found))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ways, predictor = (open_ways if args.model else open_random_ways)(args, found, folder)
+        ways, predictor = open_ways(args, found, folder)
         few, many = copy_images(found[:2], folder / "few", 1), copy_images(found, folder / "many", copies)
 
         def turn(way: str, number: int) -> None:
@@ -194,6 +214,7 @@ def main() -> int:
     )
     parser.add_argument("--model", help="run folder (default: random weights, see above)")
     parser.add_argument("--weights", default="", help="checkpoint (default: the run folder's)")
+    parser.add_argument("--device", help="cpu or cuda (default: the run's, or cpu for random weights)")
     parser.add_argument("--images", required=True, help="folder of photographs")
     parser.add_argument("--masks", help="folder of reference masks, ISIC_x_segmentation.png")
     parser.add_argument("--limit", type=int, default=0, help="only the first N images")

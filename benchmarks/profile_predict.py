@@ -1,11 +1,12 @@
 """Where the time of a prediction goes, and how near it is to what the processor can do.
 
-python benchmarks/profile_predict.py --images DIR [--size PX] [--limit N] [--out FILE.json]
+python benchmarks/profile_predict.py --images DIR [--device cuda] [--size PX] [--limit N] [--out FILE.json]
 
-LesionPredictor with random weights (see peers.py), on decoded photographs, one at a time, on one core and on all, in
-float32 and, where the processor has it, bfloat16. For every stage: milliseconds an image, billions of
+LesionPredictor with random weights (see peers.py), on decoded photographs, one at a time, on one core and on all, or on a
+GPU, in float32 and, where the device has it, bfloat16. For every stage: milliseconds an image, billions of
 multiply-accumulates (GMAC), and their rate as a share of the peak: the best that a large matrix product or
-convolution reaches on the same cores in the same precision. torch.profiler names the operators.
+convolution reaches on the same cores, or GPU, in the same precision. torch.profiler names the operators. Stages of a GPU
+are waited for one by one, which costs what the processor would else have prepared meanwhile.
 """
 
 from __future__ import annotations
@@ -55,8 +56,10 @@ class Stages:
 
     def call(self, name: str, around: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function as stage `name`, which stage `around` encloses ("": none)."""
+        wait_for_gpu()
         start, before = time.perf_counter(), self._total()
         result = function(*args, **kwargs)
+        wait_for_gpu()
         seconds, operations = time.perf_counter() - start, self._total() - before
         self.seconds[name] += seconds
         self.operations[name] += operations
@@ -71,6 +74,12 @@ class Stages:
 
     def _total(self) -> int:
         return self.counter.get_total_flops() if self.counter else 0
+
+
+def wait_for_gpu() -> None:
+    """Until what was asked of it is done: torch only puts work into its queue."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def watch_stages(predictor: LesionPredictor) -> Stages:
@@ -91,33 +100,40 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--size", type=int, default=512, help="shorter side at the network's input, px")
     parser.add_argument("--limit", type=int, default=5, help="so many images, spread over the folder; 0: all")
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     images = [read_image(path) for path in spread(image_files(args.images), args.limit)]
-    write_result(args.out, {"folder": args.images.name, **measure(images, args.size)})
+    write_result(args.out, {"folder": args.images.name, **measure(images, args.size, args.device)})
     return 0
 
 
-def measure(images: Sequence[np.ndarray], size: int) -> dict[str, Any]:
-    """Stages and peaks on one core and on all, and the operators that take most time on one."""
+def measure(images: Sequence[np.ndarray], size: int, device: str) -> dict[str, Any]:
+    """Stages and peaks on one core and on all, or on a GPU, and the operators that take most of the processor's time on one."""
     with tempfile.TemporaryDirectory() as folder:
-        _, predictors = random_predictors(size, images[0], Path(folder))
-    kinds = ["float32"] + ["bf16"] * has_bf16("cpu")
+        _, predictors = random_predictors(size, images[0], Path(folder), device)
+    kinds = ["float32"] + ["bf16"] * has_bf16(device)
     stages = {kind: watch_stages(predictors[kind]) for kind in kinds}
     work = count_operations(predictors["float32"], stages["float32"], images)
     runs = []
-    for threads in sorted({1, cores()}):
+    for threads in sorted({1, cores()}) if device == "cpu" else [cores()]:
         torch.set_num_threads(threads)
         for kind in kinds:
-            peak = peak_gmac_per_second(DTYPES[kind])
+            peak = peak_gmac_per_second(DTYPES[kind], device)
             seconds = time_stages(predictors[kind], stages[kind], images)
             runs.append({"cores": threads, "precision": kind, **against_peak(seconds, work, peak)})
     torch.set_num_threads(1)
     top = {kind: top_operators(predictors[kind], images[0]) for kind in kinds}
-    return {"images": len(images), "shorter_side": size, "runs": runs, "top_operators": top}
+    return {
+        "images": len(images),
+        "shorter_side": size,
+        "device": device,
+        "runs": runs,
+        "top_operators": top,
+    }
 
 
 def count_operations(
@@ -140,15 +156,15 @@ def time_stages(predictor: LesionPredictor, stages: Stages, images: Sequence[np.
     return {name: total / len(images) for name, total in stages.seconds.items()}
 
 
-def peak_gmac_per_second(dtype: torch.dtype, tries: int = 5) -> float:
-    """The best rate of a large matrix product or convolution, with torch's present number of threads.
+def peak_gmac_per_second(dtype: torch.dtype, device: str, tries: int = 5) -> float:
+    """The best rate of a large matrix product or convolution, with torch's present number of threads or on a GPU.
 
     Both, because they come from different libraries, and either may know a processor better.
     """
-    left, right = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
-    pixels = torch.randn(1, CHANNELS, 128, 128).to(dtype, memory_format=torch.channels_last)
+    left, right = (torch.randn(MATRIX, MATRIX).to(device, dtype) for _ in range(2))
+    pixels = torch.randn(1, CHANNELS, 128, 128).to(device, dtype, memory_format=torch.channels_last)
     layer = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False).to(
-        dtype, memory_format=torch.channels_last
+        device, dtype, memory_format=torch.channels_last
     )
     with torch.inference_mode():
         product = MATRIX**3 / best_seconds(lambda: left @ right, tries)
@@ -159,8 +175,10 @@ def peak_gmac_per_second(dtype: torch.dtype, tries: int = 5) -> float:
 def best_seconds(work: Callable[[], object], tries: int) -> float:
     times = []
     for _ in range(tries):
+        wait_for_gpu()
         start = time.perf_counter()
         work()
+        wait_for_gpu()
         times.append(time.perf_counter() - start)
     return min(times)
 

@@ -42,6 +42,7 @@ EXPORTS = (
 
 def open_all(model: Model, images: list[Path], folder: Path, opts: list[str]) -> dict[str, ImageStream]:
     """The run in float32 and bfloat16, and each of its exports."""
+    opts = [*opts, "MODEL.DEVICE", "cpu"]  # where exported models run
     predictors: dict[str, ImageStream] = {
         "detectron2 float32": open_predictor(model, [*opts, "LESION.BF16", "off"]),
         "detectron2 bf16": open_predictor(model, [*opts, "LESION.BF16", "on"]),

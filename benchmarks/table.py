@@ -1,8 +1,8 @@
-"""The figures in results/*.json as tables in README.md, between its markers, and as results/chart.png.
+"""The figures in results/MACHINE/*.json as tables in README.md, between its markers, and as results/MACHINE/chart.png.
 
 python benchmarks/table.py [--results DIR] [--readme FILE]
 
-A benchmark that has not run is left out of the tables, and named below them.
+Each machine has a section. A benchmark that has not run there is left out of its tables, and named below them.
 """
 
 from __future__ import annotations
@@ -159,9 +159,14 @@ def peers_table(figures: Figures) -> str:
 
 def profile_table(figures: Figures) -> str:
     """All runs against the peak, then the stages of the fastest one."""
+    on_gpu = figures.get("device", "cpu") != "cpu"
+
+    def where(run: Figures) -> str:
+        return "GPU" if on_gpu else f"{run['cores']} core{'s' * (run['cores'] > 1)}"
+
     runs = [
         [
-            run["cores"],
+            where(run),
             run["precision"],
             f"{run['milliseconds']:.0f}",
             f"{run['limit_milliseconds']:.0f}",
@@ -188,10 +193,10 @@ def profile_table(figures: Figures) -> str:
     gmac = figures["runs"][0]["gmac"]
     return (
         f"### Where the time goes: one image of {gmac:.0f} GMAC\n\n"
-        + markdown(["cores", "precision", "ms", "ms at the peak", "peak, GMAC/s", "of the peak"], runs)
-        + f"\n\nOn {fastest['cores']}, in {fastest['precision']}:\n\n"
+        + markdown(["on", "precision", "ms", "ms at the peak", "peak, GMAC/s", "of the peak"], runs)
+        + f"\n\nOn {where(fastest)}, in {fastest['precision']}:\n\n"
         + markdown(["stage", "ms", "share", "GMAC", "of the peak"], stages)
-        + f"\n\nOperators on one core, {fastest['precision']}: {operators}."
+        + f"\n\nOperators by one core's time, {fastest['precision']}: {operators}."
     )
 
 
@@ -199,12 +204,20 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
+def newest_machine(results: dict[str, Figures]) -> Figures:
+    """What the newest result says of the machine."""
+    return max((figures["machine"] for figures in results.values()), key=lambda machine: machine["date"])
+
+
+def machine_title(results: dict[str, Figures]) -> str:
+    """The GPU, or processor and cores."""
+    facts = newest_machine(results)
+    return facts["gpu"] or f"{facts['processor']}, {facts['cores']} cores"
+
+
 def machine_line(results: dict[str, Figures]) -> str:
     """The machine of the newest result in words."""
-    machines = [figures["machine"] for figures in results.values() if isinstance(figures["machine"], dict)]
-    if not machines:
-        return ""
-    facts = max(machines, key=lambda machine: machine["date"])
+    facts = newest_machine(results)
     instructions = ", ".join(facts["instructions"]) or "instruction set unknown"
     versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
     return (
@@ -214,9 +227,9 @@ def machine_line(results: dict[str, Figures]) -> str:
     )
 
 
-def text(results: dict[str, Figures]) -> str:
-    """What stands between the markers."""
-    parts = [machine_line(results), "![chart](results/chart.png)"]
+def section(results: dict[str, Figures], chart: str) -> str:
+    """All tables of one machine; `chart` is the path of its chart."""
+    parts = [f"## {machine_title(results)}", machine_line(results), f"![chart]({chart})"]
     if found := comparisons(results):
         parts.append(comparison_table(found))
     if "runtimes" in results:
@@ -276,14 +289,18 @@ def write(results_folder: Path, readme: Path) -> None:
     Raises:
         LesionsegError: there are none, or the README has no markers.
     """
-    files = {name: results_folder / f"{name}.json" for name in NAMES}
-    results = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
-    if not results:
+    sections = []
+    for folder in sorted({file.parent for file in results_folder.glob("*/*.json")}):
+        files = {name: folder / f"{name}.json" for name in NAMES}
+        results = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+        if results:
+            draw_chart(results, folder / "chart.png")
+            sections.append(section(results, f"{results_folder.name}/{folder.name}/chart.png"))
+    if not sections:
         raise LesionsegError(
-            f"{results_folder}: no results yet (expected {', '.join(NAMES)}.json): run `make bench`"
+            f"{results_folder}: no results yet (expected MACHINE/{{{','.join(NAMES)}}}.json): run `make bench`"
         )
-    draw_chart(results, results_folder / "chart.png")
-    put_between_markers(readme, text(results))
+    put_between_markers(readme, "\n\n".join(sections))
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Training: LesionTrainer on a prepared data set against Detectron2's plain DefaultTrainer on the originals.
 
-python benchmarks/train.py --data DIR [--max-size PX] [--config-file FILE] [--rounds N] [--out FILE.json] [KEY VALUE ...]
+python benchmarks/train.py --data DIR [--device cuda] [--max-size PX] [--config-file FILE] [--rounds N] [--out FILE.json]
+    [KEY VALUE ...]
 
 DIR holds images/ and masks/ at native size. The plain way is what one writes with Detectron2 alone: the files as they are,
 registered as COCO with RLE masks, its DatasetMapper with its default augmentations. Ours reads the reduced copies that
@@ -18,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import take_turns, write_result
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
@@ -56,10 +56,10 @@ def build_cfg(args: argparse.Namespace, root: Path, name: str, max_size: int | N
     masks = args.data / "masks"
     prepare(PrepareOptions(args.data / "images", masks, root / name, split="0.8/0.2", max_size=max_size))
     # Detectron2's own mixed precision is for GPUs only.
-    amp = ["SOLVER.AMP.ENABLED", "False"] if name != "reduced" and not torch.cuda.is_available() else []
+    amp = ["SOLVER.AMP.ENABLED", "False"] if name != "reduced" and args.device == "cpu" else []
     base = ["DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", "()", "LESION.DATA_ROOT", str(root)]
     base += ["OUTPUT_DIR", str(root / "run"), "MODEL.WEIGHTS", "", *amp]
-    base += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts]
+    base += ["MODEL.DEVICE", args.device, *args.opts]
     return complete_cfg(setup_cfg(args.config_file, base))
 
 
@@ -121,6 +121,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--max-size", type=int, default=512, help="long side of the reduced copies in px")
     parser.add_argument("--config-file", default="configs/isic_mrcnn_scratch.yaml")
     parser.add_argument("--batches", type=int, default=24, help="a turn, reading alone (some are read ahead)")

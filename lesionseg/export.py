@@ -24,7 +24,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 import lesionseg
-from lesionseg.agreement import LIMITS, Agreement, agreement
+from lesionseg.agreement import LIMITS, Agreement, Limits, agreement
 from lesionseg.errors import LesionsegError
 from lesionseg.export_network import INPUTS, OUTPUTS, ExportNetwork, replace_group_norms
 from lesionseg.inputs import find_images
@@ -54,6 +54,7 @@ def export_model(
     calibration: Sequence[str | Path] = (),
     check_images: int = 32,
     calibration_images: int = 128,
+    limits: Limits | None = None,
 ) -> Agreement:
     """Export a trained model, check it on real images, and write it if it agrees with the original.
 
@@ -68,6 +69,7 @@ def export_model(
             with reference masks.
         calibration: images whose activations set the scale of int8; by default from the run's training set.
         check_images, calibration_images: at most so many, evenly spread.
+        limits: what the written model may differ from the original; by default the precision's of `agreement.LIMITS`.
 
     Returns:
         How well the written model agrees with the original in float32.
@@ -76,6 +78,7 @@ def export_model(
         LesionsegError: no images, a package that is missing, settings that cannot be exported, or a model that differs.
     """
     _refuse(cfg, out, form, precision)
+    limits = limits or LIMITS[precision]
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE, cfg.LESION.BF16 = "cpu", "off"
@@ -92,14 +95,14 @@ def export_model(
         write(draft, description)
         exported = PREDICTORS[FORMATS[form]](draft)
         logger.info("checking on %d images", len(records))
-        result = agreement(original, exported, records, LIMITS[precision].score)
-        problems = result.problems(LIMITS[precision])
+        result = agreement(original, exported, records, limits.score)
+        problems = result.problems(limits)
         if problems:
             raise LesionsegError(
                 f"the exported model differs from {weights} and was not written: {'; '.join(problems)} "
                 f"(on {result.images} images, such as {records[0]['file_name']})"
             )
-        description["check"] = {"limits": vars(LIMITS[precision]), **result.rounded()}
+        description["check"] = {"limits": vars(limits), **result.rounded()}
         write(draft, description)
         # The file that is opened comes last: with it the model is complete.
         for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == out.name):

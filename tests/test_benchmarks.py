@@ -44,14 +44,14 @@ def module(monkeypatch):
 
 
 def write_json(folder: Path, name: str, figures: dict) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps({**figures, "machine": MACHINE}))
 
 
 @pytest.fixture
 def results(tmp_path):
-    """Prediction 4 times as fast as the usual way; one other model; a profile of one stage."""
-    folder = tmp_path / "results"
+    """A machine's folder: prediction 4 times as fast as the usual way; one other model; a profile of one stage."""
+    folder = tmp_path / "results/abacus"
     write_json(
         folder,
         "predict",
@@ -123,7 +123,7 @@ def test_tables_stand_between_the_markers(module, results, tmp_path):
     table = module("table")
     readme = tmp_path / "README.md"
     readme.write_text(f"# Before\n{table.BEGIN}\nold\n{table.END}\nAfter\n")
-    table.write(results, readme)
+    table.write(results.parent, readme)
     text = readme.read_text()
     assert text.startswith(f"# Before\n{table.BEGIN}\n") and text.endswith(f"{table.END}\nAfter\n")
     assert "old" not in text
@@ -137,7 +137,7 @@ def test_tables_stand_between_the_markers(module, results, tmp_path):
     assert any(row[1:5] == ["images/s", "4.00", "10.00", "2.5"] and "openvino int8" in row[0] for row in rows)
     assert ["openvino int8", "7.00", "10.00", "2.5", "0.8900"] in rows
     assert ["Net A", "bf16", "3.50", "0.62", "1.75", "44.0", "81"] in rows
-    assert ["6", "float32", "40", "16", "500", "40%"] in rows
+    assert ["6 cores", "float32", "40", "16", "500", "40%"] in rows
     assert ["RPN", "30", "75%", "6.0", "40%"] in rows
     for phrase in (
         "Net B: b is not installed",
@@ -148,8 +148,35 @@ def test_tables_stand_between_the_markers(module, results, tmp_path):
         assert phrase in text
     (not_run,) = [line for line in text.splitlines() if line.startswith("Not run here")]
     assert "data_prep" in not_run and "predict" not in not_run
-    table.write(results, readme)
+    table.write(results.parent, readme)
     assert readme.read_text() == text
+
+
+def test_each_machine_has_a_section(module, results, tmp_path):
+    """A second one with a GPU, on which prediction alone was measured: 30 times as fast."""
+    table, readme = module("table"), tmp_path / "README.md"
+    figures = json.loads((results / "predict.json").read_text())
+    figures["images_per_second"] = {"default_predictor": 2.0, "lesionseg": 60.0}
+    figures["machine"]["gpu"] = "Quipu X1"
+    other = tmp_path / "results/quipu-x1"
+    other.mkdir()
+    (other / "predict.json").write_text(json.dumps(figures))
+    readme.write_text(f"{table.BEGIN}\n{table.END}\n")
+    table.write(results.parent, readme)
+    first, second = readme.read_text().split("\n## Quipu X1\n")
+    assert "## Abacus 3000, 6 cores" in first and "(results/abacus/chart.png)" in first
+    assert "(results/quipu-x1/chart.png)" in second and (other / "chart.png").is_file()
+    assert [row[4] for row in cells(first) if "prediction" in row[0]] == ["4.0", "2.0"]
+    assert [row[4] for row in cells(second) if "prediction" in row[0]] == ["30.0"]
+    assert "Not run here: data_prep, train, predict_r50" in second
+
+
+def test_results_of_machines_are_kept_apart(module, monkeypatch):
+    common = module("common")
+    facts = {"gpu": "NVIDIA H100 80GB HBM3", "processor": "AMD EPYC", "cores": 16}
+    monkeypatch.setattr(common, "machine", lambda: facts)
+    assert common.machine_folder("cuda") == "nvidia-h100-80gb-hbm3"
+    assert common.machine_folder("cpu") == "amd-epyc-16-cores"
 
 
 def test_chart_is_a_picture(module, results, tmp_path):
@@ -167,7 +194,7 @@ def test_tables_need_results_and_markers(module, results, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("no markers")
     with pytest.raises(LesionsegError, match="expected the lines"):
-        table.write(results, readme)
+        table.write(results.parent, readme)
     assert readme.read_text() == "no markers"
     with pytest.raises(LesionsegError, match="no results yet"):
         table.write(tmp_path / "nothing", readme)
@@ -177,7 +204,7 @@ def test_readme_has_the_markers_and_names_every_benchmark(module):
     text = (FOLDER / "README.md").read_text()
     table = module("table")
     assert text.index(table.BEGIN) < text.index(table.END)
-    jobs = module("run").all_jobs(Path("data"), 3)
+    jobs = module("run").all_jobs(Path("data"), 3, "cpu")
     assert list(jobs) == list(table.NAMES)
     for name, job in jobs.items():
         assert f"| `{name}` |" in text
@@ -201,11 +228,12 @@ def test_images_are_spread_over_the_folder(module):
 
 def test_what_cannot_run_is_left_out_and_said(module, capfd):
     run = module("run")
-    assert run.run("x", run.Job("x.py", (), packages=("no_such_package",)), (), "")
+    results = Path("nowhere")
+    assert run.run("x", run.Job("x.py", (), packages=("no_such_package",)), (), "", results)
     assert "x is left out: not installed: no_such_package" in capfd.readouterr().out
-    assert run.run("x", run.Job("x.py", (), model=True), (), "no trained model found")
+    assert run.run("x", run.Job("x.py", (), model=True), (), "no trained model found", results)
     assert "x is left out: no trained model found" in capfd.readouterr().out
-    assert not run.run("x", run.Job("no_such_script.py", ()), (), "")
+    assert not run.run("x", run.Job("no_such_script.py", ()), (), "", results)
 
 
 def test_gmac_of_a_convolution(module):

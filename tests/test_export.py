@@ -200,14 +200,23 @@ def test_quantised_convolution_before_group_norm() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision, share", [("bf16", 1.0), ("int8", 0.4)])
 def test_smaller_precisions(
-    run: Path, images: Path, lesion_root: Path, tmp_path: Path, precision: str, share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    monkeypatch.setitem(LIMITS, precision, ANYTHING)  # random weights bear no rounding
+    run: Path, images: Path, lesion_root: Path, tmp_path: Path, precision: str, share: float
+) -> None:
     cfg = setup_cfg(
         run / "config.yaml", ["LESION.DATA_ROOT", str(lesion_root), "DATASETS.TRAIN", "('tiny_train',)"]
     )
     out = tmp_path / "model.xml"
-    export_model(cfg, run / "model_best.pth", out, "openvino", precision, [images], calibration_images=8)
+    # random weights bear no rounding
+    export_model(
+        cfg,
+        run / "model_best.pth",
+        out,
+        "openvino",
+        precision,
+        [images],
+        calibration_images=8,
+        limits=ANYTHING,
+    )
     predictor = PREDICTORS[".xml"](out)
     assert len(predictor(cv2.imread(str(images / "0.png")))) == 5
     assert predictor.cfg.LESION.BF16 == ("on" if precision == "bf16" else "off")
@@ -218,17 +227,13 @@ def test_smaller_precisions(
     assert out.with_suffix(".bin").stat().st_size < share * floats + 1e5
 
 
-def test_a_model_that_differs_is_not_written(
-    run: Path, cfg: CfgNode, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(
-        LIMITS, "float32", Limits(0.01, 0.99, 0.99, 0.0, 1.1, 0.001)
-    )  # more than all there is
+def test_a_model_that_differs_is_not_written(run: Path, cfg: CfgNode, images: Path, tmp_path: Path) -> None:
+    out, more_than_all_there_is = tmp_path / "model.torchscript", Limits(0.01, 0.99, 0.99, 0.0, 1.1, 0.001)
     with pytest.raises(
         LesionsegError, match=r"differs from .* was not written: mean Jaccard index of lesion masks"
     ):
         export_model(
-            cfg, run / "model_best.pth", tmp_path / "model.torchscript", "torchscript", images=[images]
+            *(cfg, run / "model_best.pth", out, "torchscript"), images=[images], limits=more_than_all_there_is
         )
     assert not list(tmp_path.iterdir())
 
