@@ -58,8 +58,8 @@ def newest_run(root: str | Path = "output") -> Path:
 def find_model(weights: str | Path = "", config_file: str | Path = "", root: str | Path = "output") -> Model:
     """The model meant by --weights and --config-file.
 
-    With one of the two the other is looked for beside it; with neither, the newest run under `root` is taken. An exported
-    model needs no configuration file.
+    With one of the two the other is looked for beside it; with neither, the newest run under `root` is taken. A run folder
+    given as weights stands for its own. An exported model needs no configuration file.
 
     Raises:
         LesionsegError: a file does not exist or cannot be inferred.
@@ -73,6 +73,8 @@ def find_model(weights: str | Path = "", config_file: str | Path = "", root: str
         if not Path(weights).is_file():
             raise LesionsegError(f"weights {weights} do not exist")
         return Model(Path(weights), Path(weights), "exported")
+    if weights and Path(weights).is_dir():
+        weights = _weights_of(Path(weights))
     config = Path(config_file) if config_file else Path(weights).parent / CONFIG
     if not config.is_file():
         hint = "" if config_file else f" beside {weights}; give it with --config-file"

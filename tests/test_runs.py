@@ -36,6 +36,8 @@ def test_given_files_complete_each_other(tmp_path: Path) -> None:
     assert find_model(config_file=run / "other.yaml").weights == run / "model_best.pth"
     both = find_model(run / "model_0009.pth", run / "other.yaml")
     assert (both.config, both.weights) == (run / "other.yaml", run / "model_0009.pth")
+    folder = find_model(weights=run)
+    assert (folder.config, folder.weights) == (run / "config.yaml", run / "model_best.pth")
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
