@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+# What `make setup` installs, and `pip install lesionseg[runtime]`, for exported models alone, does not.
+_SETUP = ("torch", "torchvision", "detectron2")
 
 
 class LesionsegError(Exception):
@@ -13,16 +17,27 @@ class LesionsegError(Exception):
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit with its return code (None counts as 0).
 
-    A LesionsegError becomes one `error: ...` line on stderr and exit code 2; Ctrl-C becomes exit code 130.
-    Any other exception is a bug of ours and keeps its traceback.
+    A LesionsegError becomes one `error: ...` line on stderr and exit code 2, and so does PyTorch or Detectron2 that is not
+    installed; Ctrl-C becomes exit code 130. Any other exception is a bug of ours and keeps its traceback.
     """
     try:
         code = main()
     except LesionsegError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in _SETUP:
+            raise
+        _fail(
+            f"{error.name} is not installed: this needs the whole of lesionseg, which `make setup` installs (see README). "
+            "With `pip install lesionseg[runtime]` alone, predict with a model of tools/export_model.py"
+        )
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

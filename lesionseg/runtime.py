@@ -40,6 +40,7 @@ class ExportedPredictor(ImageStream):
     """
 
     package = ""  # that runs the model
+    extra = "'lesionseg[runtime]'"  # what brings it, for pip
 
     def __init__(
         self, path: str | Path, opts: Sequence[Any] = (), description: dict[str, Any] | None = None
@@ -89,10 +90,16 @@ class ExportedPredictor(ImageStream):
             text = self.read_description()
         except ImportError as error:
             raise LesionsegError(
-                f"{self.path} needs the Python package {self.package} ({error}): pip install 'lesionseg[runtime]'"
+                f"{self.path} needs the Python package {self.package} ({error}): pip install {self.extra}"
             ) from error
         except Exception as error:
-            raise LesionsegError(f"{self.path} is not a readable model file: {error}") from error
+            # OpenVINO tells where in its sources it stopped first, then what was wrong.
+            reason = [line for line in str(error).splitlines() if line.strip()][-1:] or [repr(error)]
+            both = "" if self.weights_file == self.path else f", with {self.weights_file.name} beside it"
+            raise LesionsegError(
+                f"{self.path} is not a readable model file: {reason[0].strip()}. Copy it again{both}, or export it again "
+                "with tools/export_model.py"
+            ) from error
         if not text:
             raise LesionsegError(
                 f"{self.path} does not say how it is to be used: expected a model that tools/export_model.py wrote"
@@ -247,6 +254,7 @@ class TorchScriptPredictor(ExportedPredictor):
     """model.torchscript, run by torch and torchvision."""
 
     package = "torch"
+    extra = "torch torchvision"
 
     def read_description(self) -> str | None:
         return self._open()[1]

@@ -289,7 +289,7 @@ def test_files_that_are_no_exported_models(tmp_path: Path) -> None:
         PREDICTORS[".onnx"](tmp_path / "model.onnx")
     for suffix in FORMATS.values():
         (tmp_path / f"text{suffix}").write_text("hello")
-        with pytest.raises(LesionsegError, match="is not a readable model file"):
+        with pytest.raises(LesionsegError, match=r"is not a readable model file: [^\n]+Copy it again[^\n]+$"):
             PREDICTORS[suffix](tmp_path / f"text{suffix}")
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     node = onnx.helper.make_node("Identity", ["x"], ["y"])

@@ -45,6 +45,23 @@ def python(environment: dict[str, str], *words: str | Path) -> subprocess.Comple
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "tool, options",
+    [
+        ("predict.py", ["--weights", "{}/model_best.pth", "--input", "{}"]),
+        ("export_model.py", ["--run", "{}"]),
+    ],
+)
+def test_what_needs_torch_says_so(
+    without_torch: dict[str, str], tmp_path: Path, tool: str, options: list[str]
+) -> None:
+    for name in ("config.yaml", "model_best.pth"):
+        (tmp_path / name).touch()
+    refused = python(without_torch, ROOT / "tools" / tool, *(word.format(tmp_path) for word in options))
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "torch is not installed" in refused.stderr and "make setup" in refused.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form, name", [("onnx", "model.onnx"), ("openvino", "model.xml")])
 def test_prediction_without_torch(
