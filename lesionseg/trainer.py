@@ -78,6 +78,8 @@ class LesionStep(SimpleTrainer):
         self.grad_scaler.scale(total).backward()
         self.after_backward()
         self._write_metrics(losses, data_time)
+        # AdamW would divide by the scale itself, after the clipping.
+        self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from training import training_cfg
 
 from lesionseg.checkpoint import read_best
@@ -17,7 +18,7 @@ from lesionseg.prepare import prepare
 from lesionseg.prepared import PrepareOptions
 from lesionseg.stages import evaluate_run, train_stages
 from lesionseg.synthetic import make_synthetic
-from lesionseg.trainer import LesionTrainer
+from lesionseg.trainer import LesionStep, LesionTrainer
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -41,6 +42,30 @@ def run(lesion_root, tmp_path_factory):
     before = LesionTrainer.test(cfg, LesionTrainer.build_model(cfg))["tiny_val"]
     after = train_stages(cfg, resume=False)["tiny_val"]
     return cfg, before, after
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+def test_what_is_clipped_is_the_gradient_without_its_scale(lesion_root, tmp_path, optimizer):
+    """float16 multiplies the loss, here by 1024; the gradient itself, 0.5, is below the limit, 1."""
+
+    class Weight(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor([2.0]))
+
+        def forward(self, data: list) -> dict[str, torch.Tensor]:
+            return {"loss": 0.5 * self.weight.sum()}
+
+    cfg = training_cfg(lesion_root, tmp_path, "LESION.OPTIMIZER", optimizer)
+    assert cfg.SOLVER.CLIP_GRADIENTS.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE == 1.0
+    model = Weight()
+    step = LesionStep(model, [[]], LesionTrainer.build_optimizer(cfg, model), amp=False)
+    step.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with EventStorage():
+        step.iter = 0
+        step.run_step()
+    assert model.weight.grad.item() == 0.5
+    assert 0 < 2.0 - model.weight.item() < 0.1
 
 
 @pytest.mark.slow
