@@ -87,7 +87,9 @@ def stage_cfgs(cfg: CfgNode) -> list[tuple[str, CfgNode]]:
         heads.MODEL.BACKBONE.FREEZE_AT = FREEZE_ALL
         heads.SOLVER.MAX_ITER = cfg.LESION.SCHEDULE.HEADS_ITERS
         stages.append((HEADS_FOLDER, heads))
-        all_layers.MODEL.WEIGHTS = str(Path(heads.OUTPUT_DIR) / f"{BEST}.pth")
+        # Without validation images there is no best one.
+        start = BEST if cfg.DATASETS.TEST else FINAL
+        all_layers.MODEL.WEIGHTS = str(Path(heads.OUTPUT_DIR) / f"{start}.pth")
         all_layers.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * cfg.LESION.SCHEDULE.ALL_LR_FACTOR
     stages.append(("all", all_layers))
     for _, stage in stages:

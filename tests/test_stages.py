@@ -11,11 +11,19 @@ import yaml
 from conftest import ROOT
 from training import training_cfg
 
+from lesionseg import LesionPredictor
 from lesionseg.checkpoint import require_weights
 from lesionseg.config import setup_cfg
 from lesionseg.errors import LesionsegError
 from lesionseg.launching import processes
-from lesionseg.stages import check_output, complete_cfg, evaluate_run, stage_cfgs, write_run_record
+from lesionseg.stages import (
+    check_output,
+    complete_cfg,
+    evaluate_run,
+    stage_cfgs,
+    train_stages,
+    write_run_record,
+)
 
 # The data set `tiny` has 32 training images.
 
@@ -73,6 +81,17 @@ def test_stages_of_the_main_config(lesion_root, tmp_path):
     assert everything.SOLVER.BASE_LR == pytest.approx(heads.SOLVER.BASE_LR / 10)
     assert everything.MODEL.WEIGHTS == str(tmp_path / "heads/model_best.pth")
     assert heads.OUTPUT_DIR == str(tmp_path / "heads") and everything.OUTPUT_DIR == str(tmp_path)
+
+
+def test_both_stages_on_all_images_there_are(lesion_root, tmp_path):
+    """None is left for validation, as for a challenge's last submission: each stage ends with its last weights."""
+    opts = ("DATASETS.TEST", "()", "LESION.SCHEDULE.HEADS_ITERS", "1", "SOLVER.MAX_ITER", "1")
+    assert train_stages(training_cfg(lesion_root, tmp_path, *opts), resume=False) is None
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("model_*")) == [
+        "heads/model_final.pth",
+        "model_final.pth",
+    ]
+    assert LesionPredictor(tmp_path).metadata.thing_classes == ["lesion"]
 
 
 def test_from_scratch_there_is_one_stage_at_the_full_rate(lesion_root, tmp_path):
