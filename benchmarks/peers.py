@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lesionseg import LesionPredictor
 from lesionseg.config import setup_cfg
-from lesionseg.errors import run_tool
+from lesionseg.errors import install_extra, run_tool
 from lesionseg.images import read_image
 from lesionseg.precision import autocast, has_bf16
 from lesionseg.stream import network_size
@@ -139,7 +139,7 @@ def build_peers(size: int, image: np.ndarray, device: str) -> tuple[dict[str, Pe
     }
     left_out = {}
     for name, package, build, hint in (
-        ("U-Net ResNet-50 (smp)", "segmentation_models_pytorch", unet_peer, "pip install lesionseg[bench]"),
+        ("U-Net ResNet-50 (smp)", "segmentation_models_pytorch", unet_peer, install_extra("bench")),
         (f"Ultralytics {YOLO}", "ultralytics", yolo_peer, "AGPL-3.0: install it yourself if that suits you"),
     ):
         if importlib.util.find_spec(package):

@@ -6,12 +6,17 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-# What `make setup` installs, and `pip install lesionseg[runtime]`, for exported models alone, does not.
+# What `make setup` installs, and the extra `runtime`, for exported models alone, does not.
 _SETUP = ("torch", "torchvision", "detectron2")
 
 
 class LesionsegError(Exception):
     """A foreseeable problem: the message names the file, what was expected and found, and the way out."""
+
+
+def install_extra(name: str) -> str:
+    """How to install an extra of setup.py, for messages. Not by the package's name: it is in no package index."""
+    return f"in lesionseg's folder, pip install '.[{name}]'"
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
@@ -29,7 +34,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
             raise
         _fail(
             f"{error.name} is not installed: this needs the whole of lesionseg, which `make setup` installs (see README). "
-            "With `pip install lesionseg[runtime]` alone, predict with a model of tools/export_model.py"
+            "Without it, predict with a model of tools/export_model.py"
         )
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)

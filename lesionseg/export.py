@@ -25,7 +25,7 @@ from detectron2.data import DatasetCatalog
 
 import lesionseg
 from lesionseg.agreement import LIMITS, Agreement, Limits, agreement
-from lesionseg.errors import LesionsegError
+from lesionseg.errors import LesionsegError, install_extra
 from lesionseg.export_network import INPUTS, OUTPUTS, ExportNetwork, replace_group_norms
 from lesionseg.inputs import find_images
 from lesionseg.loading import class_names
@@ -215,7 +215,7 @@ def _writer(original: LesionPredictor, form: str, calibration: list[dict[str, An
                 else _openvino_writer(example, original, calibration)
             )
         except ImportError as error:
-            raise LesionsegError(f"{error}: pip install 'lesionseg[export]'") from error
+            raise LesionsegError(f"{error}: {install_extra('export')}") from error
 
 
 def example_picture(predictor: LesionPredictor) -> np.ndarray:

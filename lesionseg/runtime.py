@@ -3,7 +3,7 @@
 >>> predictor = OpenVINOPredictor("output/isic_mrcnn/model.xml")
 >>> instances = predictor(cv2.imread("ISIC_0000001.jpg"))
 
-`pip install lesionseg[runtime]` brings what they need. They return `LesionInstances`: the fields of Detectron2's
+The extra `runtime` (setup.py) brings what they need. They return `LesionInstances`: the fields of Detectron2's
 Instances, as arrays.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from lesionseg.detections import Detections, LesionInstances
-from lesionseg.errors import LesionsegError
+from lesionseg.errors import LesionsegError, install_extra
 from lesionseg.runs import FORMATS
 from lesionseg.stream import ImageStream, Slot
 
@@ -40,7 +40,7 @@ class ExportedPredictor(ImageStream):
     """
 
     package = ""  # that runs the model
-    extra = "'lesionseg[runtime]'"  # what brings it, for pip
+    installation = install_extra("runtime")
 
     def __init__(
         self, path: str | Path, opts: Sequence[Any] = (), description: dict[str, Any] | None = None
@@ -90,7 +90,7 @@ class ExportedPredictor(ImageStream):
             text = self.read_description()
         except ImportError as error:
             raise LesionsegError(
-                f"{self.path} needs the Python package {self.package} ({error}): pip install {self.extra}"
+                f"{self.path} needs the Python package {self.package} ({error}): {self.installation}"
             ) from error
         except Exception as error:
             # OpenVINO tells where in its sources it stopped first, then what was wrong.
@@ -254,7 +254,7 @@ class TorchScriptPredictor(ExportedPredictor):
     """model.torchscript, run by torch and torchvision."""
 
     package = "torch"
-    extra = "torch torchvision"
+    installation = "pip install torch torchvision"
 
     def read_description(self) -> str | None:
         return self._open()[1]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from lesionseg.errors import LesionsegError, run_tool
+from lesionseg.errors import LesionsegError, install_extra, run_tool
 from lesionseg.runs import find_model
 
 
@@ -50,7 +50,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("ray", "pyarrow"):
             raise
-        raise LesionsegError(f"{error.name} is not installed: pip install 'lesionseg[cluster]'") from error
+        raise LesionsegError(f"{error.name} is not installed: {install_extra('cluster')}") from error
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     opts = list(args.opts)
