@@ -15,6 +15,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from lesionseg.errors import LesionsegError
 from lesionseg.images import read_image
 
 
@@ -217,7 +218,11 @@ class LesionMapper(DatasetMapper):
     """
 
     def __init__(self, cfg: CfgNode, augment: bool, targets: bool) -> None:
-        """Training takes both; the validation loss takes targets without augmentation; inference neither."""
+        """Training takes both; the validation loss takes targets without augmentation; inference neither.
+
+        Raises:
+            LesionsegError: a channel order or mask format that is not for lesions.
+        """
         super().__init__(
             is_train=targets,
             augmentations=build_augmentations(cfg, augment),
@@ -227,7 +232,12 @@ class LesionMapper(DatasetMapper):
             recompute_boxes=cfg.MODEL.MASK_ON,
         )
         if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
-            raise ValueError(f"INPUT.FORMAT is BGR or RGB, not {cfg.INPUT.FORMAT}")
+            raise LesionsegError(f"INPUT.FORMAT is BGR or RGB, not {cfg.INPUT.FORMAT}")
+        if targets and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT != "bitmask":
+            raise LesionsegError(
+                f"INPUT.MASK_FORMAT is bitmask, not {cfg.INPUT.MASK_FORMAT}: prepared data sets hold masks as RLE. The configurations "
+                "in configs/ have it; give --config-file, or add INPUT.MASK_FORMAT bitmask"
+            )
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Dataset dict -> dict with `image` uint8 (3, H, W) and, in training, `instances`.

@@ -165,3 +165,9 @@ def test_mapper_names_a_broken_image(lesion_root, tmp_path):
     record = {**load_lesion_json(lesion_root / "tiny/train.json")[0], "file_name": str(broken)}
     with pytest.raises(LesionsegError, match=r"broken\.jpg"):
         LesionMapper(setup_cfg(), augment=False, targets=False)(record)
+
+
+def test_polygons_are_refused():
+    """The baseline's own mask format, which cannot hold what prepared data sets hold."""
+    with pytest.raises(LesionsegError, match=r"INPUT\.MASK_FORMAT is bitmask, not polygon"):
+        LesionMapper(setup_cfg(), augment=True, targets=True)

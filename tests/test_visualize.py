@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -42,6 +46,17 @@ def test_augmented_pictures_have_the_training_size(lesion_root, tmp_path):
     visualize_dataset(cfg, name, 2, augmented=True, output=tmp_path)
     sizes = {read_image(path).shape[:2] for path in tmp_path.glob("ISIC_*.jpg")}
     assert sizes == {(192, 192)}
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_tool_as_readme_has_it(lesion_root, tmp_path, augmented):
+    command = [sys.executable, str(ROOT / "tools/visualize_data.py"), "--dataset", "tiny"]
+    subprocess.run(
+        [*command, *(["--augmented"] * augmented), "--count", "2"],
+        env={**os.environ, "DETECTRON2_DATASETS": str(lesion_root)}, cwd=tmp_path, check=True, timeout=300,
+    )  # fmt: skip
+    folder = tmp_path / f"output/visualize/tiny_train{'_augmented' * augmented}"
+    assert len(list(folder.glob("ISIC_*.jpg"))) == 2 and (folder / "contact_sheet.jpg").is_file()
 
 
 def test_contact_sheet_holds_every_picture():

@@ -15,6 +15,8 @@ from lesionseg.errors import run_tool
 from lesionseg.launching import seed_process
 from lesionseg.visualize import find_dataset, visualize_dataset
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs/isic_mrcnn.yaml"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -26,11 +28,7 @@ def main() -> None:
     add("--augmented", action="store_true", help="through resizing and augmentation, as in training")
     add("--count", type=int, default=16, help="images (default %(default)s)")
     add("--output", type=Path, help="default output/visualize/<data set>[_augmented]")
-    add(
-        "--config-file",
-        default="",
-        help="augmentation and size come from here, such as configs/isic_mrcnn.yaml",
-    )
+    add("--config-file", default=CONFIG, help="augmentation and size come from here (default %(default)s)")
     add("opts", nargs="*", metavar="KEY VALUE", help="configuration, such as LESION.AUG.HAIR 1.0")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
