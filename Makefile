@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
-	@$(BIN)/python -W ignore -c "from lesionseg._detectron2 import origin; print(origin())"
+	@$(BIN)/python -c "from lesionseg._detectron2 import origin; print(origin())"
 
 # Installed again when what is to be installed changes, and only then. The stamp holds DETECTRON2, so that naming one
 # later takes effect.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lesionseg._detectron2 import install_fallback
+from lesionseg._detectron2 import install_fallback, quiet_complaints
 
 __version__ = "0.1.0"
 __all__ = ["LesionPredictor", "__version__"]
 
 install_fallback()
+quiet_complaints()
 
 
 def __getattr__(name: str) -> Any:

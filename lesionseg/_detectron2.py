@@ -10,12 +10,21 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.util
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 REAL, COPY = "detectron2", "LabGym.detectron2"
+# How what Detectron2 0.6 does makes newer versions of torch, setuptools and NumPy complain: nothing that a user could mend.
+COMPLAINTS = (
+    "pkg_resources is deprecated",
+    r"`torch\.jit\.script` is deprecated",
+    r"torch\.meshgrid: ",
+    "The given NumPy array is not writable",
+)
 
 
 class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -53,6 +62,14 @@ def install_fallback() -> None:
     if importlib.util.find_spec(REAL) is None:
         # First in line: the ordinary finder would load `detectron2.data.x` a second time from the copy's folder.
         sys.meta_path.insert(0, _AliasFinder())
+
+
+def quiet_complaints() -> None:
+    """Keep COMPLAINTS, meant for Detectron2's developers, out of the terminal."""
+    for message in COMPLAINTS:
+        warnings.filterwarnings("ignore", message=message)
+    # Asked at every image in a wording that torch no longer likes.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def origin() -> str:

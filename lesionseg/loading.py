@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from lesionseg.checkpoint import require_weights
 from lesionseg.config import add_lesion_config, available_device, setup_cfg
 from lesionseg.errors import LesionsegError
 from lesionseg.runs import CONFIG, find_model
-
-# Detectron2 asks torch.fx a question at every image whose wording newer versions of torch warn about.
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def prediction_cfg(

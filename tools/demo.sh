@@ -16,13 +16,13 @@ if [ -f "$run/model_final.pth" ]; then
     say "trained already: $run"
 else
     say "train a small Mask R-CNN from scratch on the CPU (log: $run/log.txt)"
-    python -W ignore tools/train_net.py --config-file configs/demo.yaml --num-gpus 0 --resume
+    python tools/train_net.py --config-file configs/demo.yaml --num-gpus 0 --resume
 fi
 say "evaluate it on the held-out images"
-python -W ignore tools/evaluate.py --run "$run"
+python tools/evaluate.py --run "$run"
 say "outline the lesions of held-out images"
 awk -F, -v folder="$PWD/$raw/images/" '$4 == "val" {print folder $2}' "$data/split.csv" > "$run/held_out.txt"
-python -W ignore tools/predict.py --input "$run/held_out.txt" --weights "$run/model_best.pth" --save overlay,mask,csv
+python tools/predict.py --input "$run/held_out.txt" --weights "$run/model_best.pth" --save overlay,mask,csv
 say "done: scores of the held-out images"
 head -n 5 "$run/inference/demo_val/scores.md"
 echo "overlays:   $run/predictions/overlay"

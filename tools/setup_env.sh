@@ -52,4 +52,4 @@ else
     say "Detectron2: $REPOSITORY is out of reach; the copy of 0.6 in the PyPI package LabGym"
     "${pip[@]}" --no-deps --ignore-requires-python "LabGym==3.1.2"
 fi
-"$py" -W ignore -c 'from lesionseg._detectron2 import origin; print(origin())'
+"$py" -c 'from lesionseg._detectron2 import origin; print(origin())'
