@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 import weakref
@@ -34,6 +35,10 @@ from lesionseg.precision import autocast, has_bf16, keep_outputs_float32
 from lesionseg.sampling import LeanTrainingSampler
 
 logger = logging.getLogger(__name__)
+# Every process keeps BatchNorm statistics of its own, as with Detectron2; newer versions of torch have another name for it.
+_DDP_ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
+_NEW, _OLD = "forward_sync_buffers", "broadcast_buffers"
+_KEEP_BUFFERS: dict[str, Any] = {_NEW if _NEW in _DDP_ARGUMENTS else _OLD: False}
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:
@@ -105,7 +110,7 @@ class LesionTrainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         if comm.get_world_size() > 1:
             device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
-            model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+            model = DistributedDataParallel(model, device_ids=device_ids, **_KEEP_BUFFERS)
         self._trainer = LesionStep(model, loader, optimizer, amp=cfg.SOLVER.AMP.ENABLED)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = LesionCheckpointer(

@@ -66,7 +66,7 @@ def test_two_processes_train_and_evaluate_as_one(lesion_root, tmp_path):
     ],
 )
 def test_mistakes_give_one_line_and_exit_code_2(tmp_path, arguments, expected):
-    opts = ("OUTPUT_DIR", str(tmp_path / "run"))
+    opts = ("OUTPUT_DIR", str(tmp_path / "run"), "LESION.DATA_ROOT", str(tmp_path))
     arguments = (*arguments, *opts)
     done = train_net(*scratch(*arguments))
     assert done.returncode == 2
