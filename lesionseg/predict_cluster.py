@@ -46,7 +46,7 @@ SHARD = 64  # images; what a worker that dies has to do again, and what it holds
 TRANSFERS = 8  # files that a worker reads or writes at once beside its network: an object store answers late, but many
 # Workers that died over a shard: then it is done image by image, to learn which one is to blame.
 CAREFUL_AFTER = 2
-RETRIES = 30  # of a shard whose worker died; a machine that is lost costs several at once
+DEATHS = 30  # of workers over a shard, after which the run ends; a machine that is lost costs several at once
 logger = logging.getLogger(__name__)
 
 
@@ -149,6 +149,10 @@ class ShardPredictor:
         reasons: dict[str, str] = {}
         masks: list[Future[None]] = []
         tries = Tries(self.output, part_name(files))
+        if tries.deaths >= DEATHS:
+            raise LesionsegError(
+                f"{tries.deaths} workers died over the same {len(files)} images, most likely for lack of memory; try fewer --workers"
+            )
         with ThreadPoolExecutor(TRANSFERS) as pool:
             paths = pool.map(partial(self._fetch, folder=scratch / "in", reasons=reasons), files)
             if tries.deaths < CAREFUL_AFTER:
@@ -319,7 +323,6 @@ def _run(
         cast(Any, ShardPredictor),  # its kind of class is not in the annotations of `map`
         fn_constructor_args=(replace(job, device="cuda" if gpus else "cpu"),),
         compute=ray.data.ActorPoolStrategy(size=workers),
-        max_task_retries=RETRIES,
         **shares,
     )
     try:
@@ -327,7 +330,4 @@ def _run(
     except ray.exceptions.RayError as error:
         logger.debug("Ray stopped", exc_info=True)
         last = str(error).strip().splitlines()[-1]
-        raise LesionsegError(
-            f"workers died again and again over the same images, most likely for lack of memory; try fewer --workers. "
-            f"{_AGAIN}. Ray says: {last}"
-        ) from error
+        raise LesionsegError(f"the cluster stopped: {last}. {_AGAIN}") from error

@@ -146,7 +146,21 @@ def test_folders_are_read_and_written(tmp_path: Path) -> None:
         assert folder.read("x/y.txt") is None
 
 
+def test_workers_that_die_again_and_again_end_the_run(run: Path, tmp_path: Path) -> None:
+    """As many as are let die left the shard unfinished."""
+    images, output = make_images(tmp_path / "imgs", 0, 2), tmp_path / "out"
+    files = ["im00.png", "sub/im01.png"]
+    worker = predict_cluster_module.ShardPredictor(job_of(run, images, output))
+    tries = output / f"tries/{predict_cluster_module.part_name(files)}.json"
+    tries.parent.mkdir(parents=True)
+    tries.write_text('{"tries": 29}')
+    assert worker({"files": files}) == {"images": 2, "predicted": 2, "without_lesion": 0, "error": ""}
+    report = worker({"files": files})
+    assert report["predicted"] == 0 and "30 workers died over the same 2 images" in report["error"]
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error::ray.util.annotations.RayDeprecationWarning")
 def test_rows_after_a_killed_worker(run: Path, tmp_path: Path, scratch: Path) -> None:
     images, output = make_images(tmp_path / "imgs", 0, 120), tmp_path / "out"
     killed: list[tuple[int, int]] = []
