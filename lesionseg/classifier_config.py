@@ -52,7 +52,7 @@ def classifier_cfg() -> CfgNode:
     node.BATCH_SIZE = 32
     # End stage 2 after so many epochs without a better balanced accuracy on the validation crops; 0 never does.
     node.PATIENCE = 10
-    # Processes that read and augment crops; 0 does it in the training process.
+    # Processes that read and augment crops, no more than there are cores; 0 does it in the training process.
     node.WORKERS = 4
 
     # Share of the validation crops on which the classifier may say "uncertain": the least sure ones.

@@ -22,6 +22,7 @@ from lesionseg.classifier_network import CropNetwork, load_pretrained
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
 from lesionseg.precision import autocast
+from lesionseg.workers import cores
 
 BEST, LAST, METRICS = "network_best.pth", "network_last.pth", "metrics.json"
 STAGES = ("head", "all")
@@ -95,7 +96,7 @@ class _Trainer:
             self.images,
             self.node.BATCH_SIZE,
             sampler=self.sampler,
-            num_workers=self.node.WORKERS,
+            num_workers=_loader_processes(self.cfg),
             # A last batch of one crop has no batch statistics.
             drop_last=len(self.images) % self.node.BATCH_SIZE == 1,
             pin_memory=self.device.type == "cuda",
@@ -210,6 +211,10 @@ class _Trainer:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.progress.history))
 
 
+def _loader_processes(cfg: CfgNode) -> int:
+    return min(cfg.CLASSIFIER.WORKERS, cores())
+
+
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
     """Mean over the classes present in `truth` of the share of their crops that is predicted right, in [0, 1]."""
     return float(np.mean([(predicted[truth == label] == label).mean() for label in np.unique(truth)]))
@@ -221,7 +226,7 @@ def network_logits(
 ) -> np.ndarray:
     """Logits of crop files, float32 (n, classes), see `image_logits`."""
     loader = DataLoader(
-        CropImages(crops, size), cfg.CLASSIFIER.BATCH_SIZE, num_workers=cfg.CLASSIFIER.WORKERS
+        CropImages(crops, size), cfg.CLASSIFIER.BATCH_SIZE, num_workers=_loader_processes(cfg)
     )
     batches = [image_logits(model, images, cfg, flips) for images, _ in loader]
     return np.concatenate(batches)
