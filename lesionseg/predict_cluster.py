@@ -292,9 +292,8 @@ def _connect(address: str | None) -> None:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"  # with none, Ray would look for a cluster
     host, _, port = address.rpartition(":")
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # else a cluster started here reports its use to Ray's makers
+    # A cluster that is started here would report its use to Ray's makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         if port.isdigit():  # Ray waits minutes for a head that is not there
             socket.create_connection((host, int(port)), timeout=10).close()
