@@ -72,7 +72,7 @@ class LesionStep(SimpleTrainer):
             losses = self.model(data)
         total = sum(losses.values())
         if not torch.isfinite(total):
-            named = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+            named = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in losses.items())
             files = "\n  ".join(item["file_name"] for item in data)
             raise LesionsegError(
                 f"the loss is no longer finite at iteration {self.iter} ({named}); the images of this batch:\n  {files}\n"
