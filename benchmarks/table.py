@@ -159,10 +159,9 @@ def peers_table(figures: Figures) -> str:
 
 def profile_table(figures: Figures) -> str:
     """All runs against the peak, then the stages of the fastest one."""
-    on_gpu = figures.get("device", "cpu") != "cpu"
 
     def where(run: Figures) -> str:
-        return "GPU" if on_gpu else f"{run['cores']} core{'s' * (run['cores'] > 1)}"
+        return "GPU" if on_gpu(figures) else f"{run['cores']} core{'s' * (run['cores'] > 1)}"
 
     runs = [
         [
@@ -204,15 +203,20 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
+def on_gpu(figures: Figures) -> bool:
+    return figures.get("device", "cpu") != "cpu"
+
+
 def newest_machine(results: dict[str, Figures]) -> Figures:
     """What the newest result says of the machine."""
     return max((figures["machine"] for figures in results.values()), key=lambda machine: machine["date"])
 
 
 def machine_title(results: dict[str, Figures]) -> str:
-    """The GPU, or processor and cores."""
+    """The GPU where one was used, or processor and cores; `common.machine_folder` parts results likewise."""
     facts = newest_machine(results)
-    return facts["gpu"] or f"{facts['processor']}, {facts['cores']} cores"
+    used = any(map(on_gpu, results.values()))
+    return facts["gpu"] if used else f"{facts['processor']}, {facts['cores']} cores"
 
 
 def machine_line(results: dict[str, Figures]) -> str:

@@ -160,7 +160,7 @@ def test_each_machine_has_a_section(module, results, tmp_path):
     figures["machine"]["gpu"] = "Quipu X1"
     other = tmp_path / "results/quipu-x1"
     other.mkdir()
-    (other / "predict.json").write_text(json.dumps(figures))
+    (other / "predict.json").write_text(json.dumps({**figures, "device": "cuda"}))
     readme.write_text(f"{table.BEGIN}\n{table.END}\n")
     table.write(results.parent, readme)
     first, second = readme.read_text().split("\n## Quipu X1\n")
@@ -169,6 +169,10 @@ def test_each_machine_has_a_section(module, results, tmp_path):
     assert [row[4] for row in cells(first) if "prediction" in row[0]] == ["4.0", "2.0"]
     assert [row[4] for row in cells(second) if "prediction" in row[0]] == ["30.0"]
     assert "Not run here: data_prep, train, predict_r50" in second
+    # The processor of a machine that has a GPU, too.
+    (other / "predict.json").write_text(json.dumps({**figures, "device": "cpu"}))
+    table.write(results.parent, readme)
+    assert "## Quipu X1" not in readme.read_text()
 
 
 def test_results_of_machines_are_kept_apart(module, monkeypatch):
