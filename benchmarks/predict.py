@@ -1,6 +1,7 @@
 """From a folder of photographs to masks on disk: tools/predict.py's way against a plain DefaultPredictor loop.
 
-python benchmarks/predict.py --images DIR [--model output/isic_mrcnn] [--limit N] [--rounds N] [--out FILE.json] [KEY VALUE ...]
+python benchmarks/predict.py --images DIR [--model output/isic_mrcnn] [--device cuda] [--limit N] [--rounds N] [--out FILE.json]
+    [KEY VALUE ...]
 
 Both use the same weights, test size and device or processor cores, and write the same files: a mask PNG an image, COCO
 results with RLE, a CSV. On a CPU the same is done with the model exported to OpenVINO, as bfloat16 and int8 (calibrated on
@@ -91,7 +92,9 @@ def predict_folder(args: argparse.Namespace, predictor: ImageStream, photographs
 
 def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Ways, Any]:
     """Name -> function of the photographs' folder and the output folder; and the original model."""
-    usual, original = (trained_predictors if args.model else untrained_predictors)(args, images, folder)
+    usual, original = (
+        trained_predictors(args) if args.model else untrained_predictors(args, images[0], folder)
+    )
     ways = {
         "default_predictor": partial(plain_loop, original, usual),
         "lesionseg": partial(predict_folder, args, original),
@@ -101,7 +104,7 @@ def open_ways(args: argparse.Namespace, images: list[Path], folder: Path) -> tup
     return ways, original
 
 
-def trained_predictors(args: argparse.Namespace, _images: list[Path], _folder: Path) -> tuple[Any, Any]:
+def trained_predictors(args: argparse.Namespace) -> tuple[Any, Any]:
     """Detectron2's DefaultPredictor and ours, of --model."""
     from detectron2.engine import DefaultPredictor
 
@@ -109,15 +112,11 @@ def trained_predictors(args: argparse.Namespace, _images: list[Path], _folder: P
     from lesionseg.config import setup_cfg
 
     files = find_model(args.weights, Path(args.model) / "config.yaml")
-    original = LesionPredictor(setup_cfg(files.config, [*args.opts, *device_opts(args)]), files.weights)
+    original = LesionPredictor(setup_cfg(files.config, args.opts), files.weights, args.device)
     return DefaultPredictor(original.cfg), original
 
 
-def device_opts(args: argparse.Namespace) -> list[str]:
-    return ["MODEL.DEVICE", args.device] if args.device else []
-
-
-def untrained_predictors(args: argparse.Namespace, images: list[Path], folder: Path) -> tuple[Any, Any]:
+def untrained_predictors(args: argparse.Namespace, image: Path, folder: Path) -> tuple[Any, Any]:
     """The same with random weights."""
     from peers import random_predictors
 
@@ -125,7 +124,7 @@ def untrained_predictors(args: argparse.Namespace, images: list[Path], folder: P
     from lesionseg.precision import has_bf16
 
     device = args.device or "cpu"
-    usual, ours = random_predictors(RANDOM_SIZE, read_image(images[0]), folder, device)
+    usual, ours = random_predictors(RANDOM_SIZE, read_image(image), folder, device)
     return usual, ours["bf16" if has_bf16(device) else "float32"]
 
 
