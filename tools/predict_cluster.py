@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from lesionseg.errors import LesionsegError, install_extra, run_tool
+from lesionseg.errors import run_tool
 from lesionseg.runs import find_model
 
 
@@ -45,12 +45,7 @@ def main() -> int:
     model = find_model(args.weights, args.config_file)
     print(model, flush=True)  # before the slow imports: the first thing said is which model this is
 
-    try:
-        from lesionseg.predict_cluster import ClusterJob, predict_cluster
-    except ModuleNotFoundError as error:
-        if error.name not in ("ray", "pyarrow"):
-            raise
-        raise LesionsegError(f"{error.name} is not installed: {install_extra('cluster')}") from error
+    from lesionseg.predict_cluster import ClusterJob, predict_cluster
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     opts = list(args.opts)
