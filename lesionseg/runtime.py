@@ -94,10 +94,10 @@ class ExportedPredictor(ImageStream):
             ) from error
         except Exception as error:
             # OpenVINO tells where in its sources it stopped first, then what was wrong.
-            reason = [line for line in str(error).splitlines() if line.strip()][-1:] or [repr(error)]
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
             both = "" if self.weights_file == self.path else f", with {self.weights_file.name} beside it"
             raise LesionsegError(
-                f"{self.path} is not a readable model file: {reason[0].strip()}. Copy it again{both}, or export it again "
+                f"{self.path} is not a readable model file: {reason}. Copy it again{both}, or export it again "
                 "with tools/export_model.py"
             ) from error
         if not text:
