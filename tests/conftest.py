@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -57,6 +58,16 @@ def draw_lesions(folder: Path, count: int, size: int = 64, seed: int = 0) -> Pat
         cv2.imwrite(str(folder / "images" / f"{name}.png"), np.clip(image, 0, 255).astype(np.uint8))
         cv2.imwrite(str(folder / "masks" / f"{name}_segmentation.png"), mask)
     return folder
+
+
+def write_pictures(folder: Path, shapes: Sequence[tuple[int, int]]) -> list[Path]:
+    """Write smooth random pictures of (height, width) px: <folder>/0.png, 1.png ..."""
+    rng = np.random.default_rng(0)
+    for index, (height, width) in enumerate(shapes):
+        small = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
+        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+    return sorted(folder.iterdir())
 
 
 def worker_processes(pid: int) -> list[str]:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import write_pictures
 from detectron2.config import CfgNode
 from tiny_run import make_run, tiny_cfg
 
@@ -39,11 +40,8 @@ def cfg(run: Path) -> CfgNode:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for index, (height, width) in enumerate([(90, 120), (120, 90), (60, 200), (90, 120), (300, 400)]):
-        small = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
-        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(folder / f"{index}.png"), image)
+    folder = tmp_path_factory.mktemp("images")
+    write_pictures(folder, [(90, 120), (120, 90), (60, 200), (90, 120), (300, 400)])
     return folder
 
 

@@ -6,10 +6,10 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import write_pictures
 from detectron2.data import DatasetCatalog
 from tiny_run import make_run
 from training import training_cfg
@@ -37,11 +37,9 @@ def full_float32() -> Iterator[None]:
 
 
 def test_prediction_is_that_of_the_cpu(tmp_path: Path, full_float32: None) -> None:
-    run, images, rng = make_run(tmp_path / "run"), tmp_path / "images", np.random.default_rng(0)
+    run, images = make_run(tmp_path / "run"), tmp_path / "images"
     images.mkdir()
-    for index, size in enumerate([(120, 90), (90, 120), (120, 90), (200, 60), (400, 300)]):
-        small = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
-        cv2.imwrite(str(images / f"{index}.png"), cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
+    write_pictures(images, [(90, 120), (120, 90), (90, 120), (60, 200), (300, 400)])
     tables = []
     for device, batch_size in (("cpu", 1), (GPU, 3)):
         predictor, out = LesionPredictor(run, device=device), tmp_path / device

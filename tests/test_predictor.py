@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import write_pictures
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from tiny_run import make_run, tiny_cfg
@@ -31,7 +32,6 @@ def predictor(run: Path) -> LesionPredictor:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Smooth random pictures of several shapes, some of which share a padded size."""
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     shapes = [
         (90, 120),
         (120, 90),
@@ -43,12 +43,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         (92, 118),
         (300, 400),
     ]
-    for index, (height, width) in enumerate(shapes):
-        small = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
-        cv2.imwrite(
-            str(folder / f"{index}.png"), cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-        )
-    return sorted(folder.iterdir())
+    return write_pictures(tmp_path_factory.mktemp("images"), shapes)
 
 
 def assert_same(ours: Instances, theirs: Instances) -> None:
