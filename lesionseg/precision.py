@@ -2,8 +2,9 @@
 
 bfloat16 keeps float32's range with 8 bits of mantissa, so it needs no loss scaling. Convolutions and matrix products
 gain from it; scores, boxes and mask probabilities do not bear the rounding (near 1, two bfloat16 scores are 1/256
-apart, and instances tie), so the layers that produce them stay in float32: `keep_outputs_float32`. RoIAlign and NMS
-need no care: torchvision and Detectron2 run them in float32 under autocast.
+apart, and instances tie), so the layers that produce them stay in float32: `keep_outputs_float32`. Nor do the boxes that
+features are pooled from: Detectron2 rounds them to the features' type before torchvision's RoIAlign computes in float32 in any
+case, and between 512 and 1024 px bfloat16 knows every fourth pixel only. NMS needs no care.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from detectron2.layers import ROIAlign
 from torch import nn
 
 from lesionseg.errors import LesionsegError
@@ -74,14 +76,17 @@ def autocast(device: str | torch.device, setting: str) -> AbstractContextManager
 
 
 def keep_outputs_float32(model: nn.Module) -> None:
-    """Make the `OUTPUT_LAYERS` of a Mask R-CNN compute in float32 under autocast too; in place, weights unchanged.
+    """Make the `OUTPUT_LAYERS` of a Mask R-CNN compute, and its poolers read boxes, in float32 under autocast too; in place.
 
-    They are a 1x1 convolution or a small matrix product each: the time does not show.
+    Weights are unchanged. The layers are a 1x1 convolution or a small matrix product each: the time does not show.
     """
     modules = dict(model.named_modules())
     for name in OUTPUT_LAYERS:
         if name in modules:
             modules[name].forward = _in_float32(modules[name].forward)
+    for module in modules.values():
+        if isinstance(module, ROIAlign):
+            module.forward = _with_exact_boxes(module.forward)
 
 
 def store_bf16(model: nn.Module) -> None:
@@ -96,6 +101,13 @@ def store_bf16(model: nn.Module) -> None:
             # Detectron2's convolutions hold their norm: its parameters stay in float32.
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _with_exact_boxes(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def exact_forward(features: torch.Tensor, boxes: torch.Tensor) -> Any:
+        return forward(features.float(), boxes).to(features.dtype)
+
+    return exact_forward
 
 
 def _in_float32(forward: Callable[..., Any]) -> Callable[..., Any]:

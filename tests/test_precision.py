@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes
 from tiny_run import tiny_cfg
 
 from lesionseg.errors import LesionsegError
@@ -38,6 +39,19 @@ def test_outputs_stay_in_float32() -> None:
     assert len(found) > 0
     assert found.scores.dtype == found.pred_masks.dtype == found.pred_boxes.tensor.dtype == torch.float32
     assert not torch.equal(found.scores, found.scores.bfloat16().float())  # and were never rounded to 8 bits
+
+
+def test_boxes_to_pool_from_are_not_rounded() -> None:
+    """On a ramp, RoIAlign gives the coordinates of its sampling points: bfloat16 would move 301.3 px to 302."""
+    model = build_model(tiny_cfg()).eval()
+    keep_outputs_float32(model)
+    x0, y0, x1, y1 = box = (301.3, 105.7, 349.3, 153.7)
+    ramp = torch.arange(128.0).expand(1, 8, 64, 128)  # 0 to 127, which bfloat16 has exactly
+    levels = [ramp[:, :, :: 2**level, :: 2**level].bfloat16() for level in range(4)]
+    pooled = model.roi_heads.box_pooler(levels, [Boxes(torch.tensor([box]))])
+    assert pooled.dtype == torch.bfloat16
+    # p2, stride 4: the middle of the box lies at x / 4 - 0.5 cells.
+    assert pooled.float().mean().item() == pytest.approx((x0 + x1) / 2 / 4 - 0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "GN"])
