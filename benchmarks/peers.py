@@ -170,9 +170,11 @@ def random_predictors(
 ) -> tuple[Any, dict[str, LesionPredictor]]:
     """Detectron2's DefaultPredictor, and ours by precision, with the same random weights; one instance an image.
 
-    The weights are written to a folder. Detectron2's has the model zoo's configuration, ours its own over that: what they differ in is part of the comparison.
+    The weights are written to a folder. Detectron2's has the model zoo's configuration, ours its own over that: what they
+    differ in is part of the comparison.
     """
     from detectron2.engine import DefaultPredictor
+    from detectron2.modeling import build_model
 
     options = {
         "MODEL.WEIGHTS": "",
@@ -188,8 +190,9 @@ def random_predictors(
     usual = DefaultPredictor(setup_cfg("", pairs))
     normalise(usual.model, lambda: usual(image))
     cfg, ours = setup_cfg(CONFIG, pairs), {}
-    weights = folder / "random.pth"
-    torch.save({"model": usual.model.state_dict()}, weights)
+    weights, has = folder / "random.pth", build_model(cfg).state_dict()
+    shared = {key: value for key, value in usual.model.state_dict().items() if key in has}  # ours has no p2
+    torch.save({"model": shared}, weights)
     for kind, setting in (("float32", "off"), ("bf16", "on")):
         cfg.LESION.BF16 = setting
         ours[kind] = LesionPredictor(cfg, weights)
@@ -206,7 +209,7 @@ def detectron2_peers(size: int, image: np.ndarray, device: str) -> dict[str, Pee
 
     return {
         OURS: Peer(
-            usual.model,
+            ours["float32"]._model,
             lambda image: best(ours["float32"](image)),
             lambda image: best(ours["bf16"](image)),
         ),
