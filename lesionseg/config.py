@@ -170,4 +170,5 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 
     parser = default_argument_parser(epilog="Research software, no medical device.")
     parser.description = description
+    parser.allow_abbrev = False  # --fold would be taken for --folds, and handed on to each fold
     return parser

@@ -117,7 +117,8 @@ def validation_loss(cfg: CfgNode, model: torch.nn.Module, dataset_name: str, mos
     count = 0
     # RPN and ROI heads draw random samples: a fixed seed makes evaluations comparable, and leaves the
     # training's own random numbers as they were.
-    devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else []
+    device = next(network.parameters()).device
+    devices = [device] if device.type == "cuda" else []
     # A storage of its own keeps the heads' statistics out of the training's.
     storage, precision = EventStorage(), autocast(cfg.MODEL.DEVICE, cfg.LESION.BF16)
     with torch.random.fork_rng(devices=devices), storage, precision:

@@ -11,6 +11,7 @@ import detectron2
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -32,10 +33,15 @@ def processes(device: str, num_gpus: int) -> tuple[str, int]:
     number is that of CPU processes, which talk through gloo.
 
     Raises:
-        LesionsegError: more GPUs asked for than there are.
+        LesionsegError: more GPUs asked for than there are, or several and a particular one.
     """
     if device == "cpu" or num_gpus == 0:
         return "cpu", max(1, num_gpus)
+    if num_gpus > 1 and ":" in device:
+        raise LesionsegError(
+            f"MODEL.DEVICE {device} names one GPU, --num-gpus {num_gpus} asks for several: leave one of them out, and choose GPUs "
+            "with CUDA_VISIBLE_DEVICES"
+        )
     found = torch.cuda.device_count()
     if num_gpus > max(1, found):
         raise LesionsegError(
@@ -90,10 +96,10 @@ def _check_machines(args: argparse.Namespace) -> None:
 def _join_torchrun(device: str) -> None:
     """What `launch` does in a new process, with the rank and the meeting place that torchrun names."""
     if device == "cpu":
-        torch.distributed.init_process_group("gloo")
+        torch.distributed.init_process_group("gloo", timeout=DEFAULT_TIMEOUT)
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl")
+        torch.distributed.init_process_group("nccl", timeout=DEFAULT_TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
 

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def complete_cfg(cfg: CfgNode, world_size: int | None = None) -> CfgNode:
     """Fill in what depends on the data and on the number of processes (default: of this run); returns a frozen copy.
 
     - LESION.CLASSES and MODEL.ROI_HEADS.NUM_CLASSES from the first training set;
-    - batch, rate and iterations for `world_size` processes, by SOLVER.REFERENCE_WORLD_SIZE;
+    - batch, rate, iterations and warm-up for `world_size` processes, see `_scaled`;
     - epochs into iterations, for the number of training images and the batch at hand.
 
     Raises:
@@ -47,8 +48,8 @@ def complete_cfg(cfg: CfgNode, world_size: int | None = None) -> CfgNode:
     world_size = world_size or comm.get_world_size()
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     require(names, cfg.LESION.DATA_ROOT)
-    cfg = DefaultTrainer.auto_scale_workers(cfg, world_size).clone()
-    cfg.defrost()
+    cfg = _scaled(cfg, world_size)
+    _warn_of_test_parts(cfg.DATASETS.TEST[:1])
     classes = {name: tuple(MetadataCatalog.get(name).thing_classes) for name in names}
     if len(set(classes.values())) > 1:
         raise LesionsegError(
@@ -73,6 +74,36 @@ def complete_cfg(cfg: CfgNode, world_size: int | None = None) -> CfgNode:
     schedule.ALL_EPOCHS = schedule.HEADS_EPOCHS = schedule.EVAL_EPOCHS = 0.0
     cfg.freeze()
     return cfg
+
+
+def _scaled(cfg: CfgNode, world_size: int) -> CfgNode:
+    """A copy for another number of processes than SOLVER.REFERENCE_WORLD_SIZE (0: for any), which is `world_size` then.
+
+    Detectron2's rule (Goyal et al. 2017, "Accurate, Large Minibatch SGD") makes batch and rate larger and iterations fewer in proportion. Besides: as many
+    iterations of warm-up as before, but at most a third of a stage, since the rate is higher; and for AdamW a rate that grows with
+    the root of the batch (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms").
+    """
+    before = cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
+    times = world_size / before
+    scaled = DefaultTrainer.auto_scale_workers(cfg, world_size).clone()
+    scaled.defrost()
+    schedule = scaled.LESION.SCHEDULE
+    schedule.HEADS_ITERS = round(schedule.HEADS_ITERS / times)
+    if times > 1:
+        schedule.WARMUP_SHARE = max(schedule.WARMUP_SHARE, min(1 / 3, schedule.WARMUP_SHARE * times))
+    if cfg.LESION.OPTIMIZER == "ADAMW":
+        scaled.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * times**0.5
+    return scaled
+
+
+def _warn_of_test_parts(datasets: Sequence[str]) -> None:
+    for name in datasets:
+        if read_coco(MetadataCatalog.get(name).json_file)["info"]["split"] == "test":
+            logger.warning(
+                "%s is the test part of its data set, and model_best.pth is chosen by its scores, which then are no test; "
+                "name a validation part in DATASETS.TEST",
+                name,
+            )
 
 
 def stage_cfgs(cfg: CfgNode) -> list[tuple[str, CfgNode]]:
@@ -122,11 +153,13 @@ def train_stages(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
     Raises:
         LesionsegError: weights that cannot be had, a loss that is not finite, an unknown metric.
     """
-    if comm.is_main_process():
+    stages, results = stage_cfgs(cfg), None
+    finished = [resume and (Path(stage.OUTPUT_DIR) / f"{FINAL}.pth").exists() for _, stage in stages]
+    comm.synchronize()
+    if comm.is_main_process() and not all(finished):  # a finished run's config.yaml may have been tuned since
         write_run_record(cfg)
-    results = None
-    for name, stage in stage_cfgs(cfg):
-        if resume and (Path(stage.OUTPUT_DIR) / f"{FINAL}.pth").exists():
+    for (name, stage), done in zip(stages, finished, strict=True):
+        if done:
             logger.info(f"stage {name} is finished already")
             continue
         has_checkpoint = resume and (Path(stage.OUTPUT_DIR) / "last_checkpoint").exists()

@@ -48,6 +48,13 @@ def amp_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
+def share_buffers(model: torch.nn.Module) -> None:
+    """Give all processes the BatchNorm statistics of the first, which are the ones that are saved: scores must be those of them."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
 class LesionStep(SimpleTrainer):
     """One training step: mixed precision where asked for, and a loss that is not finite stops with its images named."""
 
@@ -93,7 +100,8 @@ class LesionStep(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if state_dict["grad_scaler"]:  # empty where the run went on in bfloat16 or float32 before
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 class LesionTrainer(DefaultTrainer):
@@ -183,6 +191,7 @@ class LesionTrainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Scores and validation loss, kept in `evaluations` for the hooks that choose by them."""
+        share_buffers(self.model)
         results: dict[str, Any] = dict(self.test(self.cfg, self.model))
         first = self.cfg.DATASETS.TEST[0]
         if self.cfg.LESION.VAL_LOSS_IMAGES != 0:

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from conftest import ROOT
 from detectron2 import model_zoo
+from detectron2.modeling import build_model
 
-from lesionseg.config import BASELINE, setup_cfg
+from lesionseg.config import BASELINE, argument_parser, setup_cfg
 from lesionseg.errors import LesionsegError
 
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*mrcnn*.yaml"))
@@ -86,3 +87,25 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("SOLVER: [1")
     with pytest.raises(LesionsegError, match=r"broken\.yaml"):
         setup_cfg(tmp_path / "broken.yaml")
+
+
+def test_an_abbreviated_option_is_refused():
+    """--fold for --folds would be handed on to the command of each fold, which would start all folds again."""
+    with pytest.raises(SystemExit):
+        argument_parser("").parse_args(["--resum"])
+
+
+def test_coco_weights_fit_the_default_model():
+    """By name and shape, but for the last layers, which depend on the number of classes."""
+    ours, coco = (
+        {name: value.shape for name, value in build_model(cfg).state_dict().items()}
+        for cfg in (
+            setup_cfg(ROOT / "configs/isic_mrcnn.yaml", ["MODEL.DEVICE", "cpu"]),
+            setup_cfg(opts=["MODEL.DEVICE", "cpu"]),
+        )
+    )
+    new = {name.rsplit(".", 1)[0] for name, shape in ours.items() if coco.get(name) != shape}
+    assert new == {
+        f"roi_heads.{layer}"
+        for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor")
+    }

@@ -162,3 +162,40 @@ def test_processes_and_device():
     assert processes("cuda", 1) == ("cuda" if found else "cpu", 1)
     with pytest.raises(LesionsegError, match=rf"--num-gpus {found + 2}: this machine has {found} CUDA"):
         processes("cuda", found + 2)
+
+
+def test_more_processes_warm_up_as_long_and_shorten_both_stages(lesion_root, tmp_path):
+    opts = (
+        "LESION.SCHEDULE.HEADS_ITERS",
+        "400",
+        "SOLVER.MAX_ITER",
+        "800",
+        "LESION.SCHEDULE.WARMUP_SHARE",
+        "0.05",
+    )
+    (_, heads), (_, everything) = stage_cfgs(training_cfg(lesion_root, tmp_path, *opts, world_size=4))
+    assert (heads.SOLVER.MAX_ITER, everything.SOLVER.MAX_ITER) == (100, 200)
+    assert (heads.SOLVER.WARMUP_ITERS, everything.SOLVER.WARMUP_ITERS) == (20, 40)  # as alone
+    (_, heads), _ = stage_cfgs(training_cfg(lesion_root, tmp_path, *opts, world_size=16))
+    assert heads.SOLVER.WARMUP_ITERS == round(25 / 3)
+
+
+def test_the_rate_of_adamw_grows_with_the_root_of_the_batch(lesion_root, tmp_path):
+    opts = ("LESION.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.001", "SOLVER.IMS_PER_BATCH", "4")
+    cfg = training_cfg(lesion_root, tmp_path, *opts, world_size=4)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR) == (16, pytest.approx(0.002))
+
+
+def test_one_gpu_by_number_is_not_several():
+    with pytest.raises(LesionsegError, match=r"MODEL\.DEVICE cuda:1 names one GPU, --num-gpus 2"):
+        processes("cuda:1", 2)
+
+
+def test_thresholds_tuned_after_training_survive_a_resume(lesion_root, tmp_path):
+    opts = ("LESION.SCHEDULE.HEADS_ITERS", "0", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    cfg = training_cfg(lesion_root, tmp_path, *opts)
+    train_stages(cfg, resume=False)
+    text = (tmp_path / "config.yaml").read_text() + "# tuned\n"
+    (tmp_path / "config.yaml").write_text(text)
+    train_stages(cfg, resume=True)
+    assert (tmp_path / "config.yaml").read_text() == text

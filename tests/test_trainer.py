@@ -294,3 +294,14 @@ def test_classes_of_the_data_are_trained_and_scored(tmp_path):
     scores = train_stages(cfg, resume=False)["tiny_val"]
     assert {"AP-nevus", "AP-melanoma"} <= scores["segm"].keys()
     assert weights(tmp_path / "run/model_final.pth")["roi_heads.box_predictor.cls_score.bias"].shape == (3,)
+
+
+def test_a_run_begun_in_bfloat16_goes_on_in_float16(monkeypatch):
+    """As when a job moves to an older GPU: the checkpoint holds no state of a scaler."""
+    monkeypatch.setattr("lesionseg.trainer.amp_dtype", lambda device: torch.float16)
+    layer = torch.nn.Linear(1, 1)
+    step = LesionStep(layer, [], torch.optim.SGD(layer.parameters(), 0.1), amp=True)
+    state = step.state_dict()
+    assert state["grad_scaler"]["scale"] > 1
+    step.load_state_dict({**state, "grad_scaler": {}})
+    assert step.state_dict()["grad_scaler"] == state["grad_scaler"]

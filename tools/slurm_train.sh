@@ -15,6 +15,6 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Two jobs may share a machine: each meets at a port of its own.
 export DIST_URL="tcp://$first:$((20000 + SLURM_JOB_ID % 10000))"
 # srun does not take over sbatch's --cpus-per-task. One task that fails ends all, instead of leaving them to wait.
-srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=1 bash -c '
+srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 bash -c '
     exec python tools/train_net.py --num-machines "$SLURM_NNODES" --machine-rank "$SLURM_NODEID" \
         --num-gpus "${SLURM_GPUS_ON_NODE:-0}" --dist-url "$DIST_URL" --resume "$@"' train_net "$@"
