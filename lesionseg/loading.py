@@ -44,8 +44,10 @@ def prediction_cfg(
         raise LesionsegError(f"LESION.SCORE_THRESHOLD is in [0, 1], not {cfg.LESION.SCORE_THRESHOLD}")
     if cfg.INPUT.MIN_SIZE_TEST < 1:
         raise LesionsegError(f"INPUT.MIN_SIZE_TEST is 1 px or more, not {cfg.INPUT.MIN_SIZE_TEST}")
-    # Non-maximum suppression goes by falling score: dropping low scores before or after it is the same.
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.LESION.SCORE_THRESHOLD
+    # Non-maximum suppression goes by falling score: dropping low scores before or after it is the same. Not so with
+    # test-time augmentation, where a detection that is weak in one view may be strong in the mean.
+    weakest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST if cfg.LESION.TTA.ENABLED else 1.0
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min(weakest, cfg.LESION.SCORE_THRESHOLD)
     if not cfg.MODEL.MASK_ON:
         raise LesionsegError("MODEL.MASK_ON is False: a model without masks cannot outline lesions")
     cfg.freeze()

@@ -93,7 +93,7 @@ class TestTimeAugmentation(nn.Module):
         super().__init__()
         self.model: Any = model
         self.views = views(cfg)
-        self.score_threshold = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        self.score_threshold = cfg.LESION.SCORE_THRESHOLD
         self.most = cfg.TEST.DETECTIONS_PER_IMAGE
 
     @property

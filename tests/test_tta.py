@@ -144,3 +144,13 @@ def test_a_turned_image_gets_the_turned_prediction(run: Path, view: View) -> Non
     assert len(straight) == len(turned) > 0
     assert torch.allclose(turned.scores, straight.scores, atol=1e-4)
     assert (turned.pred_masks[0] == view.image(straight.pred_masks[:1])[0]).float().mean() > 0.99
+
+
+def test_a_higher_threshold_only_leaves_out_what_is_below_it(run: Path) -> None:
+    """It is for the mean over the views: a view that alone is below it counts all the same."""
+    everything = predictor(run, "LESION.SCORE_THRESHOLD", "0.05")(photograph())
+    threshold = float(everything.scores.median())
+    some = predictor(run, "LESION.SCORE_THRESHOLD", str(threshold))(photograph())
+    assert 0 < len(some) < len(everything)
+    assert torch.allclose(some.scores, everything.scores[: len(some)])
+    assert torch.allclose(some.pred_boxes.tensor, everything.pred_boxes.tensor[: len(some)])
