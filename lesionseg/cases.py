@@ -102,13 +102,15 @@ def match_predictions(folder: Path, ids: Iterable[str]) -> dict[str, Path | None
         LesionsegError: as `list_masks`, or when no file fits any id.
     """
     files = list_masks(folder)
-    found = {name: files.get(name) for name in ids}
+    # An image's own id may hold more than its ISIC number, by which its mask is known: ISIC_0054432_downsampled.
+    keys = {name: name if name in files else mask_id(Path(f"{name}.png")) for name in ids}
+    found = {name: files.get(key) for name, key in keys.items()}
     if not any(found.values()):
         raise LesionsegError(
             f"{folder}: expected masks named by image id, such as {next(iter(found), 'ISIC_0000001')}_segmentation.png, "
             f"found {next(iter(files.values())).name} and {len(files) - 1} others, none of which fits"
         )
-    if extra := sorted(set(files) - set(found)):
+    if extra := sorted(set(files) - set(keys.values())):
         logger.warning("%d predicted masks have no reference and are not scored: %s", len(extra), some(extra))
     return found
 

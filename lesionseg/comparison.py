@@ -87,11 +87,18 @@ def common_ids(runs: Sequence[Scored]) -> list[str]:
     """Ids of the images that all runs scored, sorted; says in a warning which ones are left out.
 
     Raises:
-        LesionsegError: the runs have no image in common.
+        LesionsegError: the runs have no image in common, or scored one at different sizes.
     """
     shared = set.intersection(*(set(run.rows) for run in runs))
     if not shared:
         raise LesionsegError("the runs have no image in common: score them on the same data set")
+    for name in sorted(shared):
+        sizes = [(run.rows[name]["height"], run.rows[name]["width"]) for run in runs]
+        if len(set(sizes)) > 1:
+            found = ", ".join(f"{height}x{width} px" for height, width in sizes)
+            raise LesionsegError(
+                f"{name} was scored at different sizes, {found}: score all runs on one prepared data set"
+            )
     if left_out := sorted(set.union(*(set(run.rows) for run in runs)) - shared):
         logger.warning(
             "%d images were not scored in all runs and are left out: %s", len(left_out), some(left_out)

@@ -100,6 +100,7 @@ def score_folds(
             "curve": [],
         },
         "leaks": _pooled_leaks(summaries),
+        "chosen_by": any(summary["chosen_by"] for summary in summaries),
         "folds": f"thresholded Jaccard of each fold: {', '.join(f'{mean:.3f}' for mean in means)}; AP is the mean over folds.",
     }
     return write_rows(sorted(rows, key=lambda row: row["id"]), run / POOLED, about), run / POOLED

@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from tqdm import tqdm
 
+from lesionseg.checkpoint import BEST
 from lesionseg.config import available_device, setup_cfg
 from lesionseg.detection_curve import detection_curve
 from lesionseg.errors import LesionsegError
@@ -28,6 +29,7 @@ from lesionseg.predictor import LesionPredictor
 from lesionseg.register import read_coco, require
 from lesionseg.runs import CONFIG, find_model
 from lesionseg.scorecard import dataset_cases, write_scorecard
+from lesionseg.stages import HEADS_FOLDER
 from lesionseg.stream import FailedImage
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,7 @@ def score_run(
         "settings": {key: text for key, text in found["made_by"].items() if key.startswith(_SETTINGS)},
         "detection": {"ap": found["ap"], "curve": curve},
         "leaks": run_leaks(run, cfg, dataset),
+        "chosen_by": model.weights.stem == BEST and dataset in cfg.DATASETS.TEST[:1],
         "licences": licences([*cfg.DATASETS.TRAIN, dataset]),
     }
     return write_scorecard(cases, output, about), output
@@ -103,7 +106,7 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
     Returns:
         Content of inference.json: "made_by" (see prediction_journal.fingerprint), "images" {id: {"score", "class", "classes"}}:
         the best detection in the lesion mask (null and "" where there is none) and the highest score of every class that was
-        detected at all; "ap" {"segm": {"AP", "AP50", "AP75"}, "bbox": ...} in %.
+        detected at all; "ap" {"segm": {"AP", "AP50", "AP75"}, "bbox": ...} in %; and the digest of the COCO results.
 
     Raises:
         LesionsegError: classes of model and data differ; images that cannot be read, all named.
@@ -111,7 +114,12 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
     dataset_json = Path(MetadataCatalog.get(dataset).json_file)
     made_by = {**fingerprint(cfg), dataset: hashlib.sha256(dataset_json.read_bytes()).hexdigest()}
     done = output / INFERENCE
-    if done.is_file() and (found := json.loads(done.read_text()))["made_by"] == made_by:
+    # Training and train_net.py --eval-only write COCO results to this folder, too.
+    if (
+        done.is_file()
+        and (found := json.loads(done.read_text()))["made_by"] == made_by
+        and found.get("coco_results (SHA-256)") == _digest(output / COCO_RESULTS)
+    ):
         logger.info(
             "%s: these images were predicted by this model before; only the scoring is done again", output
         )
@@ -149,10 +157,19 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
     ap = {
         task: {name: float(values[name]) for name in AP_METRICS} for task, values in scores.items() if values
     }
-    found = {"made_by": made_by, "images": images, "ap": ap}
+    found = {
+        "made_by": made_by,
+        "images": images,
+        "ap": ap,
+        "coco_results (SHA-256)": _digest(output / COCO_RESULTS),
+    }
     with atomic_write(done) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def class_scores(found: Iterable[Any], scores: Iterable[Any], classes: Sequence[str]) -> dict[str, float]:
@@ -185,15 +202,15 @@ def class_names_of(cfg: CfgNode, dataset: str) -> list[str]:
 
 
 def run_leaks(run: Path, cfg: CfgNode, dataset: str) -> dict[str, Any]:
-    """Images of a data set that are in the training data recorded in the run, see `lesionseg.leaks`."""
-    records = DatasetCatalog.get(dataset)
-    ids = {record["sample_id"] for record in records}
+    """Images of a data set that the run, or one whose weights it started from, was trained on, see `lesionseg.leaks`."""
+    ids = {record["sample_id"] for record in DatasetCatalog.get(dataset)}
     split_csv = Path(MetadataCatalog.get(dataset).json_file).parent / "split.csv"
-    recorded = [path for name in cfg.DATASETS.TRAIN if (path := run / "data" / f"{name}.csv").is_file()]
-    if len(recorded) < len(cfg.DATASETS.TRAIN) or not recorded or not split_csv.is_file():
-        missing = run / "data" if split_csv.is_file() else split_csv
+    recorded, missing = _training_records(run, cfg.DATASETS.TRAIN)
+    if not split_csv.is_file():
+        missing.append(split_csv)
+    if missing:
         return {
-            "text": f"leaks: not known, since {missing} does not record the images.",
+            "text": f"leaks: not known, since {missing[0]} does not record the images.",
             "images": None,
             "found": [],
         }
@@ -201,6 +218,31 @@ def run_leaks(run: Path, cfg: CfgNode, dataset: str) -> dict[str, Any]:
     test = [row for row in read_rows(split_csv) if row["id"] in ids]
     leaks = find_leaks(train, test, _training_files(cfg), _files(dataset))
     return leak_summary(leaks, len(train), len(test))
+
+
+def _training_records(run: Path, datasets: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The files that record what a run, and every run whose weights it started from, was trained on; and what is not recorded.
+
+    Weights from the network and .pkl files are those of Detectron2's model zoo, which has seen no dermoscopy.
+    """
+    recorded: list[Path] = []
+    missing: list[Path] = [] if datasets else [run / "data"]
+    seen: set[Path] = set()
+    while run not in seen:
+        seen.add(run)
+        for name in datasets:
+            path = run / "data" / f"{name}.csv"
+            (recorded if path.is_file() else missing).append(path)
+        weights = setup_cfg(run / CONFIG).MODEL.WEIGHTS
+        if not weights or "://" in weights or weights.endswith(".pkl"):
+            break
+        folder = Path(weights).parent
+        run = folder.parent if folder.name == HEADS_FOLDER else folder
+        if not (run / CONFIG).is_file():
+            missing.append(Path(weights))
+            break
+        datasets = setup_cfg(run / CONFIG).DATASETS.TRAIN
+    return recorded, missing
 
 
 def licences(datasets: Sequence[str]) -> dict[str, dict[str, str]]:

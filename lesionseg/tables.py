@@ -145,6 +145,10 @@ def notes(summary: dict[str, Any]) -> list[str]:
             lines.append(f"{len(names)} images {text}: {shown}.")
     if folds := summary.get("folds"):
         lines.append(f"cross-validation: {folds}")
+    if summary.get("chosen_by"):
+        lines.append(
+            "the checkpoint was chosen by its scores on these images, which are a little optimistic for that."
+        )
     if leaks := summary.get("leaks"):
         lines.append(leaks["text"])
     return lines

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lesionseg.cases import cases_from_folders, list_masks, mask_id
+from lesionseg.cases import cases_from_folders, list_masks, mask_id, match_predictions
 from lesionseg.errors import LesionsegError
 from lesionseg.images import write_image
 
@@ -87,3 +87,10 @@ def test_errors_name_the_folder_and_the_files(tmp_path: Path) -> None:
         list_masks(twice)
     with pytest.raises(LesionsegError, match="none of which fits"):
         cases_from_folders(masks(tmp_path / "p", "x.png"), masks(tmp_path / "r", "y.png"))
+
+
+def test_an_id_with_more_than_its_isic_number(tmp_path: Path) -> None:
+    """As ISIC 2019 has them, and predict.py names their masks."""
+    write_image(tmp_path / "ISIC_0054432_downsampled_segmentation.png", np.ones((4, 4), dtype=bool))
+    (found,) = match_predictions(tmp_path, ["ISIC_0054432_downsampled"]).values()
+    assert found == tmp_path / "ISIC_0054432_downsampled_segmentation.png"

@@ -98,3 +98,11 @@ def test_tool(scores: Path, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "Wilcoxon" in result.stdout and (tmp_path / "comparison.md").is_file()
+
+
+def test_scores_at_two_sizes_are_not_compared(scores: Path) -> None:
+    runs = load_runs([scores / "a", scores / "b"])
+    name = next(iter(runs[1].rows))
+    runs[1].rows[name] = {**runs[1].rows[name], "height": 32}
+    with pytest.raises(LesionsegError, match=rf"{name} was scored at different sizes, 64x64 px, 32x64 px"):
+        compare(runs)

@@ -191,3 +191,42 @@ def test_a_detector_of_diagnoses_gets_a_confusion_matrix(tmp_path: Path) -> None
     for index, name in enumerate(summary["classes"]["names"]):
         assert matrix[index].sum() == [row["reference_class"] for row in rows].count(name)
     assert "Confusion matrix" in make_report(run).read_text()
+
+
+def test_coco_results_of_another_command_are_made_again(
+    run: Path, scored: tuple[dict[str, Any], Path]
+) -> None:
+    """train_net.py --eval-only writes a file of that name to the same folder."""
+    _, output = scored
+    results = output / "coco_instances_results.json"
+    before = results.read_bytes()
+    results.write_text("[]")
+    score_run(run)
+    assert results.read_bytes() == before
+
+
+def test_what_the_first_weights_were_trained_on_counts(run: Path, lesion_root: Path, tmp_path: Path) -> None:
+    """A run that started from another one's weights has seen that one's images."""
+    first = tmp_path / "first"
+    shutil.copytree(run, first)
+    clean = [row.split(",")[0] for row in (first / "data/tiny_train.csv").read_text().splitlines()]
+    second = make_run(
+        tmp_path / "second",
+        *OPTS,
+        "MODEL.WEIGHTS",
+        str(first / "model_best.pth"),
+        "LESION.DATA_ROOT",
+        str(lesion_root),
+    )
+    shutil.copytree(run / "data", second / "data")
+    lines = (second / "data/tiny_train.csv").read_text().splitlines(keepends=True)
+    (second / "data/tiny_train.csv").write_text("".join(lines[:-2]))  # without the two that leak
+    cfg = setup_cfg(run / "config.yaml")
+    assert len(clean) == len(lines)
+    assert run_leaks(second, cfg, "tiny_val")["images"] == 2
+    shutil.rmtree(first)
+    assert "first/model_best.pth does not record" in run_leaks(second, cfg, "tiny_val")["text"]
+
+
+def test_a_checkpoint_chosen_by_these_images_is_said_to_be(scored: tuple[dict[str, Any], Path]) -> None:
+    assert "chosen by its scores on these images" in (scored[1] / "scores.md").read_text()
