@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BoxMode
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from lesionseg.errors import LesionsegError
 from lesionseg.images import read_image
@@ -210,6 +210,15 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     return [*crop, resize(cfg, is_train=True), *geometric_augmentations(cfg), *photometric_augmentations(cfg)]
 
 
+def _no_lesion(height: int, width: int) -> Instances:
+    return Instances(
+        (height, width),
+        gt_boxes=Boxes(torch.zeros(0, 4)),
+        gt_classes=torch.zeros(0, dtype=torch.int64),
+        gt_masks=BitMasks(torch.zeros(0, height, width, dtype=torch.bool)),
+    )
+
+
 class LesionMapper(DatasetMapper):
     """Detectron2's DatasetMapper with two differences.
 
@@ -256,7 +265,10 @@ class LesionMapper(DatasetMapper):
         image = inputs.image if self.image_format == "BGR" else inputs.image[:, :, ::-1]
         record["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.is_train:
-            self._transform_annotations(record, transforms, image.shape[:2])
+            if annotations:
+                self._transform_annotations(record, transforms, image.shape[:2])
+            else:  # for which Detectron2's mapper makes no masks, and then misses them
+                record["instances"] = _no_lesion(*image.shape[:2])
         else:
             record.pop("annotations", None)
         return record

@@ -97,7 +97,9 @@ def label_of(row: dict[str, str], labels: str) -> str | None:
     """Class name of a crop under CLASSIFIER.LABELS; None where its diagnosis does not tell."""
     diagnosis = row["diagnosis"]
     if labels == "benign-malignant":
-        malignant = is_malignant(diagnosis or row["category"])
+        malignant = is_malignant(row["category"])
+        if malignant is None:
+            malignant = is_malignant(diagnosis)
         return None if malignant is None else ("malignant" if malignant else "benign")
     if labels == "isic2017":
         return diagnosis if diagnosis in LABELS["isic2017"] else None

@@ -83,11 +83,19 @@ def describe(summary: Mapping[str, Any], options: PrepareOptions) -> list[str]:
     lines += [f"{kind}: {count}" for kind, count in summary["problems"].items()]
     if options.labels:
         lines.append(f"labels without an image: {summary['labels_without_image']}")
+    written = f"written to {options.out}" + (", with problems.csv" if summary["problems"] else "")
     train, *others = (f"{summary['name']}_{part}" for part in summary["splits"])
+    validation = [name for name in others if name.endswith("val")]
+    if not validation:
+        advice = (
+            "there is no validation part, and the best model must not be chosen by test images: to train, prepare again "
+            "with --split, which takes one from the training images"
+        )
+        return [*lines, written, advice]
     config = "isic_mrcnn_diagnosis.yaml" if len(summary["classes"]) > 1 else "isic_mrcnn.yaml"
     return [
         *lines,
-        f"written to {options.out}" + (", with problems.csv" if summary["problems"] else ""),
+        written,
         f"next: python tools/train_net.py --config-file configs/{config} \\",
-        f"""    DATASETS.TRAIN '("{train}",)' DATASETS.TEST '("{others[0]}",)'""",
+        f"""    DATASETS.TRAIN '("{train}",)' DATASETS.TEST '("{validation[0]}",)'""",
     ]

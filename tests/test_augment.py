@@ -5,9 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from detectron2.data import transforms as T
+from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
+from tiny_run import tiny_cfg
 
 from lesionseg.augment import (
     AffineTransform,
@@ -157,6 +161,19 @@ def test_mapper_without_augmentation_repeats_the_record(lesion_root):
     box = BoxMode.convert(record["annotations"][0]["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
     assert item["instances"].gt_boxes.tensor[0].tolist() == box
     assert "instances" not in LesionMapper(cfg, augment=False, targets=False)(record)
+
+
+def test_an_image_without_a_lesion_trains(lesion_root):
+    cfg = tiny_cfg("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MASK_FORMAT", "bitmask")
+    record = {**load_lesion_json(lesion_root / "tiny/train.json")[0], "annotations": []}
+    item = LesionMapper(cfg, augment=True, targets=True)(record)
+    assert (
+        len(item["instances"]) == 0 and item["instances"].gt_masks.tensor.shape[1:] == item["image"].shape[1:]
+    )
+    with EventStorage():
+        losses = build_model(cfg).train()([item])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["loss_mask"] == losses["loss_box_reg"] == 0 < losses["loss_rpn_cls"]
 
 
 def test_mapper_names_a_broken_image(lesion_root, tmp_path):

@@ -162,3 +162,8 @@ def test_without_augmentation_the_crop_itself_is_shown(tmp_path):
     image, _ = CropImages(labelled(crops, ["nevus"], "diagnosis"), 16)[0]
     expected = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)[:, :, ::-1]
     assert (image.numpy().transpose(1, 2, 0) == expected).all()
+
+
+def test_the_category_decides_where_it_tells():
+    assert label_of(row("train", "actinic keratosis", category="benign"), "benign-malignant") == "benign"
+    assert label_of(row("train", "melanoma", category="lesion"), "benign-malignant") == "malignant"
