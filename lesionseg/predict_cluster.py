@@ -315,6 +315,12 @@ def _run(
     cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
     if job.device == "cpu" or job.model.exported:  # those run on the CPU
         gpus = 0
+    if (job.device or "").startswith("cuda") and not gpus:
+        raise LesionsegError(
+            f"--device {job.device}: "
+            + ("an exported model computes on the CPU" if job.model.exported else "the cluster has no GPU")
+            + "; leave it out to compute on the CPU"
+        )
     workers = min(workers or gpus or cores, len(todo))
     logger.info("%d workers on %d %s", workers, gpus or cores, "GPUs" if gpus else "cores")
     shares = {"num_gpus": 1 / math.ceil(workers / gpus)} if gpus else {"num_cpus": 1}

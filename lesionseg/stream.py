@@ -6,7 +6,6 @@ Neither torch nor Detectron2 is needed here: every predictor (`predictor.LesionP
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -24,10 +23,11 @@ from lesionseg.detections import Detections
 from lesionseg.errors import LesionsegError
 from lesionseg.images import read_image
 from lesionseg.reduced_jpeg import read_reduced_jpeg
+from lesionseg.workers import cores
 
 Record = str | Path | dict[str, Any]  # an image file, or a dict that names it as "file_name"
 # Threads that decode and resize ahead of the network; Pillow lets them run beside Python.
-READERS = min(16, os.cpu_count() or 1)
+READERS = min(16, cores())
 
 
 @dataclass(frozen=True)
