@@ -34,7 +34,8 @@ from lesionseg.errors import run_tool
 from lesionseg.images import read_image
 from lesionseg.precision import has_bf16
 
-MATRIX = 2048  # side of the matrices of the peak's product: large enough to be limited by arithmetic alone
+# Side of the matrices of the peak's product: large enough to be limited by arithmetic alone.
+MATRIX = {"cpu": 2048, "cuda": 8192}
 CHANNELS = 256  # of the peak's convolution, 3x3 over 128x128 px: FPN's and RPN's own shape
 TOP = 12  # operators that are listed
 REST = "rest"
@@ -161,13 +162,14 @@ def peak_gmac_per_second(dtype: torch.dtype, device: str, tries: int = 5) -> flo
 
     Both, because they come from different libraries, and either may know a processor better.
     """
-    left, right = (torch.randn(MATRIX, MATRIX).to(device, dtype) for _ in range(2))
+    side = MATRIX[torch.device(device).type]
+    left, right = (torch.randn(side, side).to(device, dtype) for _ in range(2))
     pixels = torch.randn(1, CHANNELS, 128, 128).to(device, dtype, memory_format=torch.channels_last)
     layer = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False).to(
         device, dtype, memory_format=torch.channels_last
     )
     with torch.inference_mode():
-        product = MATRIX**3 / best_seconds(lambda: left @ right, tries)
+        product = side**3 / best_seconds(lambda: left @ right, tries)
         convolution = CHANNELS**2 * 9 * 128**2 / best_seconds(lambda: layer(pixels), tries)
     return max(product, convolution) / 1e9
 

@@ -83,8 +83,8 @@ def train(job: tuple[str, int], root: Path, epochs: float, opts: list[str]) -> d
     words += ["OUTPUT_DIR", str(root / f"{way}_{seed}"), "DATALOADER.NUM_WORKERS", "0", "LESION.BF16", "off"]
     words += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
     words += ["LESION.SCHEDULE.ALL_EPOCHS", str(epochs), "LESION.SCHEDULE.EVAL_EPOCHS", "0.0", *opts]
-    if plain and not torch.cuda.is_available():
-        words += ["SOLVER.AMP.ENABLED", "False"]  # Detectron2's own mixed precision is for GPUs only
+    if plain:  # Detectron2's own mixed precision is for GPUs only, and clips gradients before their scale is taken out
+        words += ["SOLVER.AMP.ENABLED", "False"]
     if way == "lesionseg_same_augmentation":
         pairs = SAME_AUGMENTATION.split()
         words += [f"LESION.AUG.{word}" if word.isupper() else word for word in pairs]

@@ -45,7 +45,7 @@ def test_boxes_to_pool_from_are_not_rounded() -> None:
     """On a ramp, RoIAlign gives the coordinates of its sampling points: bfloat16 would move 301.3 px to 302."""
     model = build_model(tiny_cfg()).eval()
     keep_outputs_float32(model)
-    x0, y0, x1, y1 = box = (301.3, 105.7, 349.3, 153.7)
+    x0, _, x1, _ = box = (301.3, 105.7, 349.3, 153.7)
     ramp = torch.arange(128.0).expand(1, 8, 64, 128)  # 0 to 127, which bfloat16 has exactly
     levels = [ramp[:, :, :: 2**level, :: 2**level].bfloat16() for level in range(4)]
     pooled = model.roi_heads.box_pooler(levels, [Boxes(torch.tensor([box]))])
