@@ -95,7 +95,7 @@ def common_ids(runs: Sequence[Scored]) -> list[str]:
     for name in sorted(shared):
         sizes = [(run.rows[name]["height"], run.rows[name]["width"]) for run in runs]
         if len(set(sizes)) > 1:
-            found = ", ".join(f"{height}x{width} px" for height, width in sizes)
+            found = ", ".join(f"{height:.0f}x{width:.0f} px" for height, width in sizes)
             raise LesionsegError(
                 f"{name} was scored at different sizes, {found}: score all runs on one prepared data set"
             )

@@ -45,7 +45,10 @@ def test_epochs_become_iterations_of_the_data_and_batch_at_hand(lesion_root, tmp
 
 def test_two_processes_double_batch_and_rate_and_halve_iterations(lesion_root, tmp_path):
     # SOLVER.REFERENCE_WORLD_SIZE is 1 in our configs; the linear rule is Detectron2's own.
-    opts = ("SOLVER.MAX_ITER", "100", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.BASE_LR", "0.002")
+    opts = (
+        *("SOLVER.MAX_ITER", "100", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.BASE_LR", "0.002"),
+        *("LESION.OPTIMIZER", "SGD"),
+    )
     cfg = training_cfg(lesion_root, tmp_path, *opts, world_size=2)
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER) == (8, 0.004, 50)
     epochs = training_cfg(lesion_root, tmp_path, *opts, "LESION.SCHEDULE.ALL_EPOCHS", "2.0", world_size=2)
