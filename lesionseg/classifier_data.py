@@ -63,6 +63,8 @@ def read_crops(folders: Sequence[str | Path]) -> tuple[list[tuple[Path, dict[str
     if not folders:
         raise LesionsegError("no crops: set CLASSIFIER.CROPS to folders that tools/export_crops.py wrote")
     crops, made_by = [], set()
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise LesionsegError(f"a folder of crops is named twice: {', '.join(map(str, folders))}")
     for folder in map(Path, folders):
         if not (folder / CROPS_JSON).is_file():
             raise LesionsegError(

@@ -146,7 +146,15 @@ def setup_cfg(
                 raise LesionsegError(f"config file {config_file} does not exist; see the folder configs/")
             cfg.merge_from_file(str(config_file))
         cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        OSError,
+        yaml.YAMLError,
+    ) as error:
         where = f"{config_file} and command line" if config_file else "command line"
         message = error.args[0] if error.args else error
         raise LesionsegError(

@@ -8,6 +8,7 @@ data set, which keeps pictures of one lesion or patient, and near duplicates, on
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -88,19 +89,26 @@ def export_crops(
         )
     records = read_prepared(dataset)
     files = [Path(path) for path in predictions]
+    digest = hashlib.sha256(
+        json.dumps([[r["sample_id"], r["split"], r["annotations"]] for r in records], default=str).encode()
+    )
     made_by = {
         **asdict(settings),
         "dataset": Path(dataset).resolve().name,
         "source": "predicted" if files else "reference",
         "predictions": [path.name for path in files],
+        "input (SHA-256)": "",
         "score_threshold": score_threshold if files else None,
     }
     out = Path(out)
     if files:
         detections = best_detections(files, score_threshold)
+        for path in files:
+            digest.update(path.read_bytes())
         for record in records:
             record["detection"] = detections.get(record["sample_id"]) or detections.get(record["image_id"])
         records = _predicted_splits(records, out)
+    made_by["input (SHA-256)"] = digest.hexdigest()
     done = _open_progress(out, made_by)
     todo = [record for record in records if record["sample_id"] not in done]
     cut = partial(_cut, out=out, settings=settings, predicted=bool(files))

@@ -29,7 +29,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     """Run a tool's ``main`` and exit with its return code (None counts as 0).
 
     A LesionsegError becomes one `error: ...` line on stderr and exit code 2, and so does a module of _MISSING that is
-    not installed; Ctrl-C becomes exit code 130. Any other exception is a bug of ours and keeps its traceback.
+    not installed, or an OSError; Ctrl-C becomes exit code 130. Any other exception is a bug of ours and keeps its traceback.
     """
     try:
         code = main()
@@ -39,6 +39,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
         if error.name not in _MISSING:
             raise
         _fail(f"{error.name} is not installed: {_MISSING[error.name]}")
+    except OSError as error:  # no such folder, a file where a folder should be, no room, no permission
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)

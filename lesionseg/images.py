@@ -188,8 +188,18 @@ def read_mask_values(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a mask file as bool (H, W): True where its value is above 128 of 255. See ``read_mask_values``."""
-    return read_mask_values(path) > MASK_THRESHOLD
+    """Read a mask file as bool (H, W): True where its value is above 128 of 255. See ``read_mask_values``.
+
+    Raises:
+        LesionsegError: a mask of two values that are both below; it would be taken for empty.
+    """
+    values = read_mask_values(path)
+    mask = values > MASK_THRESHOLD
+    if not mask.any() and values.any() and len(found := np.unique(values)) == 2:
+        raise LesionsegError(
+            f"{path}: expected a mask of 0 and 255, found the values {found[0]} and {found[1]}. Store it with 0 and 255"
+        )
+    return mask
 
 
 @contextmanager

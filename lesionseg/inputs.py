@@ -114,7 +114,11 @@ def _expand(text: str, output: str | Path | None) -> Iterator[tuple[Path, str]]:
         parts = path.parts
         fixed = next(index for index, part in enumerate(parts) if _MAGIC.search(part))
         base = Path(*parts[:fixed])
-        for match in sorted(base.glob("/".join(parts[fixed:]))):
+        try:
+            matches = sorted(base.glob("/".join(parts[fixed:])))
+        except ValueError as error:
+            raise LesionsegError(f"input {text} is no glob: {error}") from error
+        for match in matches:
             if not _inside_output(match, output):
                 files = _walk(match, output) if match.is_dir() else [match]
                 images = (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)

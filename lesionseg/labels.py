@@ -68,6 +68,11 @@ def is_malignant(diagnosis: str) -> bool | None:
     return False if diagnosis.startswith(BENIGN) else None
 
 
+def _known(text: str | None) -> str | None:
+    """A lesion's or patient's name; None for the words that stand for none, which else would be one patient."""
+    return text if text and text.strip().lower() not in _UNKNOWN else None
+
+
 def _truth(text: str) -> bool | None:
     """0/1 cells, also written 0.0 and 1.0; None for anything else."""
     return {"0": False, "0.0": False, "1": True, "1.0": True}.get(text.strip())
@@ -117,7 +122,10 @@ def _parse_row(row: dict[str, str]) -> Label:
     if malignant is None and diagnosis is not None and not row.get("diagnosis_1"):
         malignant = is_malignant(diagnosis)
     return Label(
-        diagnosis, malignant, row.get("lesion_id") or row.get("group") or None, row.get("patient_id") or None
+        diagnosis,
+        malignant,
+        _known(row.get("lesion_id")) or _known(row.get("group")),
+        _known(row.get("patient_id")),
     )
 
 
@@ -131,11 +139,16 @@ def _read_table(path: Path) -> list[tuple[int, str, Label]]:
         ) from error
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
-    rows = [
-        row
-        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        if any(cell.strip() for cell in row)
-    ]
+    try:
+        rows = [
+            row
+            for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            if any(cell.strip() for cell in row)
+        ]
+    except csv.Error as error:
+        raise LesionsegError(
+            f"{path}: expected a CSV label file, found: {error}. Look for a quote that is not closed"
+        ) from error
     if rows and len(rows[0]) == 2 and _malignancy(rows[0][1]) is not None:  # ISIC 2016 part 3
         rows.insert(0, ["image_id", "benign_malignant"])
     header = [cell.strip().lower() for cell in rows[0]] if rows else []

@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from lesionseg.checkpoint import require_weights
 from lesionseg.config import add_lesion_config, available_device, setup_cfg
 from lesionseg.errors import LesionsegError
+from lesionseg.masks import SELECTIONS
 from lesionseg.runs import CONFIG, find_model
 
 
@@ -42,6 +43,12 @@ def prediction_cfg(
     cfg.MODEL.DEVICE = available_device(str(device or cfg.MODEL.DEVICE))
     if not 0 <= cfg.LESION.SCORE_THRESHOLD <= 1:
         raise LesionsegError(f"LESION.SCORE_THRESHOLD is in [0, 1], not {cfg.LESION.SCORE_THRESHOLD}")
+    if not 0 < cfg.LESION.MASK_THRESHOLD <= 1:
+        raise LesionsegError(f"LESION.MASK_THRESHOLD is in (0, 1], not {cfg.LESION.MASK_THRESHOLD}")
+    if cfg.LESION.MASK_SELECTION not in SELECTIONS:
+        raise LesionsegError(
+            f"LESION.MASK_SELECTION is {' or '.join(SELECTIONS)}, not {cfg.LESION.MASK_SELECTION}"
+        )
     if cfg.INPUT.MIN_SIZE_TEST < 1:
         raise LesionsegError(f"INPUT.MIN_SIZE_TEST is 1 px or more, not {cfg.INPUT.MIN_SIZE_TEST}")
     # Non-maximum suppression goes by falling score: dropping low scores before or after it is the same. Not so with

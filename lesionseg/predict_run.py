@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -177,6 +178,12 @@ class Writer:
         """Write one image's files, each lesion by its likeliest class alone; a failed image passes through."""
         if isinstance(found, FailedImage):
             return found
+        if not item.file.isascii() and item.file != item.file.encode(errors="replace").decode():
+            name = str(item.path).encode(errors="replace").decode()
+            problem = LesionsegError(
+                f"{name}: expected a file name in UTF-8, found other bytes (?). Rename it"
+            )
+            return FailedImage(str(item.path), problem)
         found = found.best_class_only(self.cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST)
         instances = found.instances(self.cfg.LESION.MASK_THRESHOLD)
         prediction = Prediction(item, instances, self.cfg, self.class_names, self.annotator)
@@ -185,6 +192,11 @@ class Writer:
             return describe(prediction, files)
         except ImageError as error:
             return FailedImage(str(item.path), error)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            problem = LesionsegError(f"{item.path}: its results would have too long a name. Rename it")
+            return FailedImage(str(item.path), problem)
 
 
 @dataclass

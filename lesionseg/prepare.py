@@ -84,7 +84,12 @@ def _existing(options: PrepareOptions, key: str) -> dict[str, Any] | None:
         if options.overwrite:
             return None
         if (out / ".inputs").exists() and (out / ".inputs").read_text() == key:
-            return json.loads(summary.read_text())
+            found: dict[str, Any] = json.loads(summary.read_text())
+            if missing := [part for part in found["splits"] if not (out / f"{part}.json").exists()]:
+                raise LesionsegError(
+                    f"--out {out}: {missing[0]}.json is missing from a finished data set. Give --overwrite to make it again."
+                )
+            return found
         raise LesionsegError(
             f"--out {out}: holds a data set made from other files or with other options. Give --overwrite to replace it, or another --out."
         )

@@ -96,6 +96,11 @@ def register_all(root: str | Path = "") -> list[str]:
     names = []
     for summary_path in sorted(data_root(root).glob("*/summary.json")):
         summary = read_coco(summary_path)
+        if not isinstance(summary, dict) or not {"name", "splits"} <= summary.keys():
+            raise LesionsegError(
+                f"{summary_path}: expected what tools/prepare_dataset.py writes, found no name and splits. Prepare the data set "
+                "again, or move the folder away"
+            )
         for split in summary["splits"]:
             name = f"{summary['name']}_{split}"
             register_split(name, summary_path.parent / f"{split}.json")
@@ -110,6 +115,10 @@ def require(names: tuple[str, ...] | list[str], root: str | Path = "") -> None:
         LesionsegError: a name is unknown; the message lists the known ones and how to prepare data.
     """
     known = register_all(root)
+    if twice := [name for name in names if known.count(name) > 1]:
+        raise LesionsegError(
+            f"several folders below {data_root(root).resolve()} hold a data set {twice[0]}: move all but one away"
+        )
     missing = [name for name in names if name not in DatasetCatalog.list()]
     if missing:
         raise LesionsegError(

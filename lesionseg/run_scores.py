@@ -22,6 +22,7 @@ from lesionseg.detection_curve import detection_curve
 from lesionseg.errors import LesionsegError
 from lesionseg.evaluation import INFERENCE_FOLDER
 from lesionseg.images import atomic_write, write_image
+from lesionseg.journal import file_state
 from lesionseg.leaks import find_leaks, leak_summary, read_rows
 from lesionseg.masks import configured_lesion_mask
 from lesionseg.prediction_journal import fingerprint
@@ -112,7 +113,12 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
         LesionsegError: classes of model and data differ; images that cannot be read, all named.
     """
     dataset_json = Path(MetadataCatalog.get(dataset).json_file)
-    made_by = {**fingerprint(cfg), dataset: hashlib.sha256(dataset_json.read_bytes()).hexdigest()}
+    states = "\n".join(file_state(Path(record["file_name"])) for record in DatasetCatalog.get(dataset))
+    made_by = {
+        **fingerprint(cfg),
+        dataset: hashlib.sha256(dataset_json.read_bytes()).hexdigest(),
+        "images": hashlib.sha256(states.encode(errors="surrogateescape")).hexdigest(),
+    }
     done = output / INFERENCE
     # Training and train_net.py --eval-only write COCO results to this folder, too.
     if (

@@ -23,7 +23,7 @@ def parse_split(text: str) -> dict[str, float]:
         shares = [float(part) for part in text.split("/")]
     except ValueError:
         shares = []
-    if len(shares) not in (2, 3) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) not in (2, 3) or any(not share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise LesionsegError(
             f"--split {text}: expected train/val or train/val/test, all above 0 and adding up to 1, such as 0.8/0.2 or 0.7/0.1/0.2."
         )

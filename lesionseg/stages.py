@@ -6,12 +6,14 @@ import csv
 import json
 import logging
 import platform
+import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,9 +24,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import lesionseg
 from lesionseg._detectron2 import origin
 from lesionseg.checkpoint import BEST, FINAL, require_weights
+from lesionseg.config import setup_cfg
 from lesionseg.errors import LesionsegError
 from lesionseg.images import atomic_write
 from lesionseg.launching import LOGGERS
+from lesionseg.metrics import ISIC_METRICS
 from lesionseg.register import read_coco, require
 from lesionseg.trainer import LesionTrainer
 
@@ -32,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 HEADS_FOLDER = "heads"
 LICENSES_FILE = "licenses.json"
+# Average precision, also of one class or size, and losses: what Detectron2 names.
+_OTHER_METRICS = re.compile(r"(segm|bbox)/AP\S*|loss\w*")
 FREEZE_ALL = 5  # MODEL.BACKBONE.FREEZE_AT: stem and all four residual stages
 
 
@@ -61,6 +67,8 @@ def complete_cfg(cfg: CfgNode, world_size: int | None = None) -> CfgNode:
         raise LesionsegError(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} processes"
         )
+    if cfg.SOLVER.IMS_PER_BATCH < 1:
+        raise LesionsegError(f"SOLVER.IMS_PER_BATCH is 1 or more, not {cfg.SOLVER.IMS_PER_BATCH}")
     images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
     schedule, per_epoch = cfg.LESION.SCHEDULE, images / cfg.SOLVER.IMS_PER_BATCH
     if schedule.ALL_EPOCHS > 0:
@@ -144,6 +152,42 @@ def check_output(output_dir: str | Path, resume: bool) -> None:
     )
 
 
+def check_metric(metric: str) -> None:
+    """Refuse a LESION.BEST_METRIC that no evaluation gives, before hours of training.
+
+    Raises:
+        LesionsegError: an unknown metric.
+    """
+    isic = [f"isic/{name}" for name in ISIC_METRICS]
+    if metric not in isic and not _OTHER_METRICS.fullmatch(metric):
+        raise LesionsegError(
+            f"LESION.BEST_METRIC is {metric}, which the evaluation does not give; choose one of {', '.join(isic)}, "
+            "segm/AP, segm/AP50, bbox/AP, bbox/AP50, loss"
+        )
+
+
+def check_resumed(cfg: CfgNode) -> None:
+    """Refuse to go on with another model than the one that cfg.OUTPUT_DIR holds.
+
+    Raises:
+        LesionsegError: other classes, or another network.
+    """
+    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if not path.is_file():
+        return
+    parts = []
+    for run in (setup_cfg(path), cfg):
+        model = run.MODEL.clone()
+        model.defrost()
+        model.WEIGHTS = model.DEVICE = ""
+        parts.append((list(run.LESION.CLASSES), yaml.safe_load(model.dump())))
+    if parts[0] != parts[1]:
+        what = "other classes" if parts[0][0] != parts[1][0] else "another network (MODEL.*)"
+        raise LesionsegError(
+            f"{path}: the run there has {what}; --resume goes on with the same. Add OUTPUT_DIR other/folder for a new run"
+        )
+
+
 def train_stages(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
     """Train all stages of a complete cfg; a finished stage is not repeated. Returns the last scores.
 
@@ -153,6 +197,9 @@ def train_stages(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
     Raises:
         LesionsegError: weights that cannot be had, a loss that is not finite, an unknown metric.
     """
+    check_metric(cfg.LESION.BEST_METRIC)
+    if resume:
+        check_resumed(cfg)
     stages, results = stage_cfgs(cfg), None
     finished = [resume and (Path(stage.OUTPUT_DIR) / f"{FINAL}.pth").exists() for _, stage in stages]
     comm.synchronize()
@@ -163,7 +210,11 @@ def train_stages(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
             logger.info(f"stage {name} is finished already")
             continue
         has_checkpoint = resume and (Path(stage.OUTPUT_DIR) / "last_checkpoint").exists()
-        if not has_checkpoint:
+        if has_checkpoint:
+            require_weights(
+                str(Path(stage.OUTPUT_DIR) / (Path(stage.OUTPUT_DIR) / "last_checkpoint").read_text().strip())
+            )
+        else:
             require_weights(stage.MODEL.WEIGHTS)
         logger.info(f"stage {name}: {stage.SOLVER.MAX_ITER} iterations at rate {stage.SOLVER.BASE_LR:g}")
         Path(stage.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)

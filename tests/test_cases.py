@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lesionseg.cases import cases_from_folders, list_masks, mask_id, match_predictions
+from lesionseg.cases import Case, cases_from_folders, list_masks, mask_id, match_predictions, reference_mask
 from lesionseg.errors import LesionsegError
 from lesionseg.images import write_image
 
@@ -94,3 +94,11 @@ def test_an_id_with_more_than_its_isic_number(tmp_path: Path) -> None:
     write_image(tmp_path / "ISIC_0054432_downsampled_segmentation.png", np.ones((4, 4), dtype=bool))
     (found,) = match_predictions(tmp_path, ["ISIC_0054432_downsampled"]).values()
     assert found == tmp_path / "ISIC_0054432_downsampled_segmentation.png"
+
+
+def test_masks_of_zeros_and_ones_are_not_taken_for_empty(tmp_path: Path) -> None:
+    """Two such masks would agree perfectly."""
+    path = tmp_path / "ISIC_0000001_segmentation.png"
+    write_image(path, np.eye(4, dtype=np.uint8))
+    with pytest.raises(LesionsegError, match=r"found the values 0 and 1\. Store it with 0 and 255"):
+        reference_mask(Case("ISIC_0000001", path))

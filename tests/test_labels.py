@@ -130,3 +130,11 @@ def test_apply_labels_groups_by_patient_even_through_a_lesion() -> None:
     assert [sample.diagnosis for sample in labelled] == ["nevus", "nevus", "melanoma", None]
     assert [sample.malignant for sample in labelled] == [False, False, True, None]
     assert unused == 1
+
+
+def test_unknown_is_no_patient(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(
+        "image_id,diagnosis,patient_id\nISIC_0000001,nevus,Unknown\nISIC_0000002,nevus,IP_1\n"
+    )
+    labels = read_labels([tmp_path / "labels.csv"])
+    assert [labels[name].patient for name in sorted(labels)] == [None, "IP_1"]

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from conftest import wait_for_end, worker_processes
+from conftest import wait_for_end, worker_processes, write_pictures
 from PIL import Image
 from tiny_run import make_run
 
@@ -28,7 +29,8 @@ from lesionseg.errors import LesionsegError
 from lesionseg.images import read_image, read_mask
 from lesionseg.inputs import JOURNAL, find_images
 from lesionseg.masks import lesion_mask
-from lesionseg.predict_run import Writer, predict_images, predict_in_workers, write_in_workers
+from lesionseg.predict_run import Writer, open_predictor, predict_images, predict_in_workers, write_in_workers
+from lesionseg.runs import find_model
 from lesionseg.stream import FailedImage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -327,3 +329,17 @@ def test_numbers_are_checked(predictor: LesionPredictor, tmp_path: Path) -> None
         predict_images(predictor, [tmp_path], tmp_path / "out", batch_size=0)
     with pytest.raises(LesionsegError, match="number of workers is 1 or more, not -2"):
         predict_images(predictor, [tmp_path], tmp_path / "out", workers=-2)
+
+
+def test_names_that_no_result_can_have(run: Path, tmp_path: Path) -> None:
+    """One too long, one that is no UTF-8: both are listed, and the rest is done."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (good,) = write_pictures(images, [(32, 48)])
+    shutil.copy(good, images / f"{'x' * 240}.png")
+    shutil.copy(good, os.fsencode(images) + b"/b\xff.png")
+    summary = predict_images(
+        open_predictor(find_model(config_file=run / "config.yaml")), [images], tmp_path / "out", workers=1
+    )
+    assert summary.predicted == 1 and len(summary.failed) == 2
+    assert all("Rename it" in str(failure).encode().decode() for failure in summary.failed)

@@ -67,3 +67,10 @@ def test_a_damaged_json_is_named(lesion_root, tmp_path):
     (tmp_path / "tiny/train.json").write_text("{")
     with pytest.raises(LesionsegError, match=r"train\.json.*prepare_dataset"):
         register_all(tmp_path)
+
+
+def test_two_folders_of_one_name_are_told(lesion_root, tmp_path):
+    for name in ("tiny", "backup"):
+        shutil.copytree(lesion_root / "tiny", tmp_path / name)
+    with pytest.raises(LesionsegError, match=r"several folders .* hold a data set tiny_val"):
+        require(["tiny_val"], tmp_path)

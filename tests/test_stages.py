@@ -202,3 +202,27 @@ def test_thresholds_tuned_after_training_survive_a_resume(lesion_root, tmp_path)
     (tmp_path / "config.yaml").write_text(text)
     train_stages(cfg, resume=True)
     assert (tmp_path / "config.yaml").read_text() == text
+
+
+def test_a_run_is_not_resumed_with_another_model(lesion_root, tmp_path):
+    opts = ("LESION.SCHEDULE.HEADS_ITERS", "0", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    train_stages(training_cfg(lesion_root, tmp_path, *opts), resume=False)
+    text = (tmp_path / "config.yaml").read_text()
+    other = training_cfg(lesion_root, tmp_path, *opts, "MODEL.RESNETS.DEPTH", "34")
+    with pytest.raises(LesionsegError, match="another network"):
+        train_stages(other, resume=True)
+    assert (tmp_path / "config.yaml").read_text() == text
+
+
+def test_a_checkpoint_that_is_gone_is_named(lesion_root, tmp_path):
+    opts = ("LESION.SCHEDULE.HEADS_ITERS", "0", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()")
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(LesionsegError, match=r"model_0000001\.pth: no such file"):
+        train_stages(training_cfg(lesion_root, tmp_path, *opts), resume=True)
+
+
+def test_a_misspelt_metric_is_refused_at_once(lesion_root, tmp_path):
+    with pytest.raises(
+        LesionsegError, match=r"isic/jacard, which the evaluation does not give; choose one of isic/"
+    ):
+        train_stages(training_cfg(lesion_root, tmp_path, "LESION.BEST_METRIC", "isic/jacard"), resume=False)

@@ -38,6 +38,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--predictions needs --output, and either --masks or --dataset")
     if args.run and args.masks:
         parser.error("a run is scored against a prepared data set: give --dataset instead of --masks")
+    if args.folds is not None and args.folds < 2:
+        parser.error(f"--folds {args.folds}: expected 2 or more")
     if args.folds and (not args.run or args.dataset or args.output):
         parser.error("--folds goes with --run alone: each fold is scored on its own part of the data")
     if args.opts and not args.run:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from lesionseg.config import argument_parser, setup_cfg
-from lesionseg.errors import run_tool
+from lesionseg.errors import LesionsegError, run_tool
 from lesionseg.folds import fold_commands
 from lesionseg.launching import setup_process, start
 from lesionseg.stages import check_output, complete_cfg, evaluate_run, train_stages
@@ -39,6 +39,8 @@ def main() -> int:
         help="train once for each of K folds, see prepare_dataset.py --folds",
     )
     args = parser.parse_args()
+    if not args.config_file:
+        raise LesionsegError("give --config-file, such as configs/isic_mrcnn.yaml")
     cfg = setup_cfg(args.config_file, args.opts)
     if args.folds:  # each in a process of its own: logs, seeds and memory start afresh
         for command in fold_commands([sys.executable, *sys.argv], cfg, args.folds):
