@@ -87,17 +87,20 @@ def common_ids(runs: Sequence[Scored]) -> list[str]:
     """Ids of the images that all runs scored, sorted; says in a warning which ones are left out.
 
     Raises:
-        LesionsegError: the runs have no image in common, or scored one at different sizes.
+        LesionsegError: the runs have no image in common, or scored one against different masks.
     """
     shared = set.intersection(*(set(run.rows) for run in runs))
     if not shared:
         raise LesionsegError("the runs have no image in common: score them on the same data set")
     for name in sorted(shared):
-        sizes = [(run.rows[name]["height"], run.rows[name]["width"]) for run in runs]
-        if len(set(sizes)) > 1:
-            found = ", ".join(f"{height:.0f}x{width:.0f} px" for height, width in sizes)
+        columns = ("height", "width", "reference_area_px")
+        references = [tuple(run.rows[name][column] for column in columns) for run in runs]
+        if len(set(references)) > 1:
+            found = ", ".join(
+                f"{h:.0f}x{w:.0f} px with a lesion of {area:.0f} px" for h, w, area in references
+            )
             raise LesionsegError(
-                f"{name} was scored at different sizes, {found}: score all runs on one prepared data set"
+                f"{name} was scored against different reference masks, {found}: score all runs on one prepared data set"
             )
     if left_out := sorted(set.union(*(set(run.rows) for run in runs)) - shared):
         logger.warning(

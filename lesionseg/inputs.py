@@ -109,6 +109,8 @@ def _expand(text: str, output: str | Path | None) -> Iterator[tuple[Path, str]]:
     elif path.suffix.lower() == ".txt" and path.is_file():
         yield from _listed(path)
     elif path.is_file():
+        if output is not None and path.parent.resolve() == Path(output).resolve():
+            raise LesionsegError(f"{path} lies in --output {output}; results need a folder of their own")
         yield path, path.name
     elif _MAGIC.search(text):
         parts = path.parts
@@ -144,6 +146,8 @@ def _walk(folder: Path, output: str | Path | None) -> Iterator[Path]:
 
     for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = Path(where).resolve()
+        if JOURNAL in files and real != own:
+            logger.warning("%s is left out: it holds the results of a prediction (%s)", where, JOURNAL)
         if real == own or real in seen or JOURNAL in files:
             folders.clear()
             continue

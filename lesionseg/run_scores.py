@@ -39,6 +39,7 @@ MASKS = "masks"
 INFERENCE = "inference.json"  # what was found in each image, and by which model; written last
 COCO_RESULTS = "coco_instances_results.json"  # COCOEvaluator's name
 _SETTINGS = ("weights", "INPUT.", "LESION.")  # of inference.json's "made_by", what scores.json repeats
+_RESULTS_DIGEST = "coco_results (SHA-256)"
 AP_METRICS = ("AP", "AP50", "AP75")
 
 
@@ -120,12 +121,7 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
         "images": hashlib.sha256(states.encode(errors="surrogateescape")).hexdigest(),
     }
     done = output / INFERENCE
-    # Training and train_net.py --eval-only write COCO results to this folder, too.
-    if (
-        done.is_file()
-        and (found := json.loads(done.read_text()))["made_by"] == made_by
-        and found.get("coco_results (SHA-256)") == _digest(output / COCO_RESULTS)
-    ):
+    if (found := _finished(output, made_by)) is not None:
         logger.info(
             "%s: these images were predicted by this model before; only the scoring is done again", output
         )
@@ -167,11 +163,23 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
         "made_by": made_by,
         "images": images,
         "ap": ap,
-        "coco_results (SHA-256)": _digest(output / COCO_RESULTS),
+        _RESULTS_DIGEST: _digest(output / COCO_RESULTS),
     }
     with atomic_write(done) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def _finished(output: Path, made_by: dict[str, str]) -> dict[str, Any] | None:
+    """What inference.json says, where it was made so and what belongs to it is still there; else None."""
+    try:
+        found: dict[str, Any] = json.loads((output / INFERENCE).read_text())
+        masks = [output / MASKS / f"{name}_segmentation.png" for name in found["images"]]
+        # Training and train_net.py --eval-only write COCO results to this folder, too.
+        whole = found["made_by"] == made_by and found[_RESULTS_DIGEST] == _digest(output / COCO_RESULTS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if whole and all(mask.is_file() for mask in masks) else None
 
 
 def _digest(file: Path) -> str:
