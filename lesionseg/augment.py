@@ -220,10 +220,10 @@ def _no_lesion(height: int, width: int) -> Instances:
 
 
 class LesionMapper(DatasetMapper):
-    """Detectron2's DatasetMapper with two differences.
+    """Detectron2's DatasetMapper with three differences.
 
     Images are read by `lesionseg.images.read_image`, which gets 16-bit, CMYK and the like right and names the
-    file in its errors; and augmentations see the lesions' boxes, which the crop needs.
+    file in its errors; augmentations see the lesions' boxes, which the crop needs; and an image without a lesion has empty masks.
     """
 
     def __init__(self, cfg: CfgNode, augment: bool, targets: bool) -> None:

@@ -43,8 +43,10 @@ def classify_crops(
         split: only crops of this split.
 
     Raises:
-        LesionsegError: folders that cannot be used; no crops.
+        LesionsegError: `output` is no .csv, so that the scores would overwrite it; folders that cannot be used; no crops.
     """
+    if Path(output).suffix.lower() != ".csv":
+        raise LesionsegError(f"--output {output}: expected the name of a .csv file")
     found, settings = read_crops(folders)
     if settings != classifier.settings:
         raise LesionsegError(

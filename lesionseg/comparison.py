@@ -92,8 +92,8 @@ def common_ids(runs: Sequence[Scored]) -> list[str]:
     shared = set.intersection(*(set(run.rows) for run in runs))
     if not shared:
         raise LesionsegError("the runs have no image in common: score them on the same data set")
+    columns = ("height", "width", "reference_area_px")
     for name in sorted(shared):
-        columns = ("height", "width", "reference_area_px")
         references = [tuple(run.rows[name][column] for column in columns) for run in runs]
         if len(set(references)) > 1:
             found = ", ".join(

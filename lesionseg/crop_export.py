@@ -92,14 +92,6 @@ def export_crops(
     digest = hashlib.sha256(
         json.dumps([[r["sample_id"], r["split"], r["annotations"]] for r in records], default=str).encode()
     )
-    made_by = {
-        **asdict(settings),
-        "dataset": Path(dataset).resolve().name,
-        "source": "predicted" if files else "reference",
-        "predictions": [path.name for path in files],
-        "input (SHA-256)": "",
-        "score_threshold": score_threshold if files else None,
-    }
     out = Path(out)
     if files:
         detections = best_detections(files, score_threshold)
@@ -108,7 +100,14 @@ def export_crops(
         for record in records:
             record["detection"] = detections.get(record["sample_id"]) or detections.get(record["image_id"])
         records = _predicted_splits(records, out)
-    made_by["input (SHA-256)"] = digest.hexdigest()
+    made_by = {
+        **asdict(settings),
+        "dataset": Path(dataset).resolve().name,
+        "source": "predicted" if files else "reference",
+        "predictions": [path.name for path in files],
+        "input (SHA-256)": digest.hexdigest(),
+        "score_threshold": score_threshold if files else None,
+    }
     done = _open_progress(out, made_by)
     todo = [record for record in records if record["sample_id"] not in done]
     cut = partial(_cut, out=out, settings=settings, predicted=bool(files))

@@ -45,16 +45,25 @@ def fold_opts(cfg: CfgNode, fold: int) -> list[str]:
     return ["DATASETS.TRAIN", str(train), "DATASETS.TEST", str(test), "OUTPUT_DIR", folder]
 
 
+def require_folds(folds: int) -> None:
+    """Refuse what is no number of folds.
+
+    Raises:
+        LesionsegError: fewer than 2.
+    """
+    if folds < 2:
+        raise LesionsegError(
+            f"--folds {folds}: expected 2 or more, as many as the data set was prepared with"
+        )
+
+
 def fold_commands(command: Sequence[str], cfg: CfgNode, folds: int) -> list[list[str]]:
     """The command of every fold: the same without --folds, and with `fold_opts` behind it.
 
     Raises:
         LesionsegError: fewer than 2 folds; see `fold_opts`.
     """
-    if folds < 2:
-        raise LesionsegError(
-            f"--folds {folds}: expected 2 or more, as many as the data set was prepared with"
-        )
+    require_folds(folds)
     alone = [word for word in command if not word.startswith("--folds=")]
     if "--folds" in alone:
         place = alone.index("--folds")
@@ -73,8 +82,9 @@ def score_folds(
         The summary of all images, and its folder <run>/pooled.
 
     Raises:
-        LesionsegError: as `run_scores.score_run`; an image that is in two folds.
+        LesionsegError: fewer than 2 folds; as `run_scores.score_run`; an image that is in two folds.
     """
+    require_folds(folds)
     rows: list[dict[str, Any]] = []
     summaries = []
     for fold in range(folds):

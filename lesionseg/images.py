@@ -187,19 +187,25 @@ def read_mask_values(path: str | os.PathLike[str]) -> np.ndarray:
         return np.asarray(upright if upright.mode == "L" else upright.convert("L"))
 
 
+def two_low_values(values: np.ndarray) -> tuple[int, int] | None:
+    """The two values of a mask, uint8 (H, W), that holds no others and none above 128, such as 0 and 1; else None."""
+    if 0 < values.max() <= MASK_THRESHOLD and len(found := np.unique(values)) == 2:
+        return int(found[0]), int(found[1])
+    return None
+
+
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a mask file as bool (H, W): True where its value is above 128 of 255. See ``read_mask_values``.
 
     Raises:
-        LesionsegError: a mask of two values that are both below; it would be taken for empty.
+        ImageError: as ``read_image``; a mask of two values that are both below, which would be taken for empty.
     """
     values = read_mask_values(path)
-    mask = values > MASK_THRESHOLD
-    if not mask.any() and values.any() and len(found := np.unique(values)) == 2:
-        raise LesionsegError(
-            f"{path}: expected a mask of 0 and 255, found the values {found[0]} and {found[1]}. Store it with 0 and 255"
+    if (low := two_low_values(values)) is not None:
+        raise ImageError(
+            f"{path}: expected a mask of 0 and 255, found the values {low[0]} and {low[1]}. Store it with 0 and 255"
         )
-    return mask
+    return values > MASK_THRESHOLD
 
 
 @contextmanager

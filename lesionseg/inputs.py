@@ -146,9 +146,10 @@ def _walk(folder: Path, output: str | Path | None) -> Iterator[Path]:
 
     for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = Path(where).resolve()
-        if JOURNAL in files and real != own:
+        results = JOURNAL in files
+        if results and real != own:
             logger.warning("%s is left out: it holds the results of a prediction (%s)", where, JOURNAL)
-        if real == own or real in seen or JOURNAL in files:
+        if real == own or real in seen or results:
             folders.clear()
             continue
         seen.add(real)  # a link to a folder above would go round for ever

@@ -178,7 +178,7 @@ class Writer:
         """Write one image's files, each lesion by its likeliest class alone; a failed image passes through."""
         if isinstance(found, FailedImage):
             return found
-        if not item.file.isascii() and item.file != item.file.encode(errors="replace").decode():
+        if item.file != item.file.encode(errors="replace").decode():
             name = str(item.path).encode(errors="replace").decode()
             problem = LesionsegError(
                 f"{name}: expected a file name in UTF-8, found other bytes (?). Rename it"

@@ -78,7 +78,7 @@ def score_run(
     cases = [
         replace(
             case,
-            predicted=output / MASKS / f"{case.id}_segmentation.png",
+            predicted=_mask_file(output, case.id),
             score=math.nan
             if found["images"][case.id]["score"] is None
             else found["images"][case.id]["score"],
@@ -117,7 +117,7 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
     states = "\n".join(file_state(Path(record["file_name"])) for record in DatasetCatalog.get(dataset))
     made_by = {
         **fingerprint(cfg),
-        dataset: hashlib.sha256(dataset_json.read_bytes()).hexdigest(),
+        dataset: _digest(dataset_json),
         "images": hashlib.sha256(states.encode(errors="surrogateescape")).hexdigest(),
     }
     done = output / INFERENCE
@@ -144,7 +144,7 @@ def infer(cfg: CfgNode, dataset: str, output: Path, batch_size: int = 1) -> dict
             continue
         evaluator.process([record], [{"instances": result}])
         mask = configured_lesion_mask(cfg, result)
-        write_image(output / MASKS / f"{record['sample_id']}_segmentation.png", mask)
+        write_image(_mask_file(output, record["sample_id"]), mask)
         best = len(result) > 0 and float(result.scores[0]) >= cfg.LESION.SCORE_THRESHOLD
         images[record["sample_id"]] = {
             "score": float(result.scores[0]) if best else None,
@@ -174,12 +174,16 @@ def _finished(output: Path, made_by: dict[str, str]) -> dict[str, Any] | None:
     """What inference.json says, where it was made so and what belongs to it is still there; else None."""
     try:
         found: dict[str, Any] = json.loads((output / INFERENCE).read_text())
-        masks = [output / MASKS / f"{name}_segmentation.png" for name in found["images"]]
+        masks = [_mask_file(output, name) for name in found["images"]]
         # Training and train_net.py --eval-only write COCO results to this folder, too.
         whole = found["made_by"] == made_by and found[_RESULTS_DIGEST] == _digest(output / COCO_RESULTS)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if whole and all(mask.is_file() for mask in masks) else None
+
+
+def _mask_file(output: Path, sample_id: str) -> Path:
+    return output / MASKS / f"{sample_id}_segmentation.png"
 
 
 def _digest(file: Path) -> str:
@@ -241,13 +245,13 @@ def _training_records(run: Path, datasets: Sequence[str]) -> tuple[list[Path], l
     """
     recorded: list[Path] = []
     missing: list[Path] = [] if datasets else [run / "data"]
+    weights = setup_cfg(run / CONFIG).MODEL.WEIGHTS
     seen: set[Path] = set()
     while run not in seen:
         seen.add(run)
         for name in datasets:
             path = run / "data" / f"{name}.csv"
             (recorded if path.is_file() else missing).append(path)
-        weights = setup_cfg(run / CONFIG).MODEL.WEIGHTS
         if not weights or "://" in weights or weights.endswith(".pkl"):
             break
         folder = Path(weights).parent
@@ -255,7 +259,8 @@ def _training_records(run: Path, datasets: Sequence[str]) -> tuple[list[Path], l
         if not (run / CONFIG).is_file():
             missing.append(Path(weights))
             break
-        datasets = setup_cfg(run / CONFIG).DATASETS.TRAIN
+        cfg = setup_cfg(run / CONFIG)
+        datasets, weights = cfg.DATASETS.TRAIN, cfg.MODEL.WEIGHTS
     return recorded, missing
 
 

@@ -7,7 +7,6 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,6 @@ def complete_cfg(cfg: CfgNode, world_size: int | None = None) -> CfgNode:
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     require(names, cfg.LESION.DATA_ROOT)
     cfg = _scaled(cfg, world_size)
-    _warn_of_test_parts(cfg.DATASETS.TEST[:1])
     classes = {name: tuple(MetadataCatalog.get(name).thing_classes) for name in names}
     if len(set(classes.values())) > 1:
         raise LesionsegError(
@@ -87,9 +85,10 @@ def complete_cfg(cfg: CfgNode, world_size: int | None = None) -> CfgNode:
 def _scaled(cfg: CfgNode, world_size: int) -> CfgNode:
     """A copy for another number of processes than SOLVER.REFERENCE_WORLD_SIZE (0: for any), which is `world_size` then.
 
-    Detectron2's rule (Goyal et al. 2017, "Accurate, Large Minibatch SGD") makes batch and rate larger and iterations fewer in proportion. Besides: as many
-    iterations of warm-up as before, but at most a third of a stage, since the rate is higher; and for AdamW a rate that grows with
-    the root of the batch (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms").
+    Detectron2's rule (Goyal et al. 2017, "Accurate, Large Minibatch SGD") makes batch and rate larger and iterations fewer in
+    proportion. Besides: as many iterations of warm-up as before, but at most a third of a stage, since the rate is higher;
+    and for AdamW a rate that grows with the root of the batch (Malladi et al. 2022, "On the SDEs and Scaling Rules for
+    Adaptive Gradient Algorithms").
     """
     before = cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
     times = world_size / before
@@ -104,14 +103,14 @@ def _scaled(cfg: CfgNode, world_size: int) -> CfgNode:
     return scaled
 
 
-def _warn_of_test_parts(datasets: Sequence[str]) -> None:
-    for name in datasets:
-        if read_coco(MetadataCatalog.get(name).json_file)["info"]["split"] == "test":
-            logger.warning(
-                "%s is the test part of its data set, and model_best.pth is chosen by its scores, which then are no test; "
-                "name a validation part in DATASETS.TEST",
-                name,
-            )
+def _warn_of_test_part(name: str) -> None:
+    """That a data set which is to choose the checkpoint is a test part."""
+    if read_coco(MetadataCatalog.get(name).json_file)["info"]["split"] == "test":
+        logger.warning(
+            "%s is the test part of its data set, and model_best.pth is chosen by its scores, which then are no test; "
+            "name a validation part in DATASETS.TEST",
+            name,
+        )
 
 
 def stage_cfgs(cfg: CfgNode) -> list[tuple[str, CfgNode]]:
@@ -205,17 +204,15 @@ def train_stages(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
     comm.synchronize()
     if comm.is_main_process() and not all(finished):  # a finished run's config.yaml may have been tuned since
         write_run_record(cfg)
+        if cfg.DATASETS.TEST:
+            _warn_of_test_part(cfg.DATASETS.TEST[0])
     for (name, stage), done in zip(stages, finished, strict=True):
         if done:
             logger.info(f"stage {name} is finished already")
             continue
-        has_checkpoint = resume and (Path(stage.OUTPUT_DIR) / "last_checkpoint").exists()
-        if has_checkpoint:
-            require_weights(
-                str(Path(stage.OUTPUT_DIR) / (Path(stage.OUTPUT_DIR) / "last_checkpoint").read_text().strip())
-            )
-        else:
-            require_weights(stage.MODEL.WEIGHTS)
+        last = Path(stage.OUTPUT_DIR) / "last_checkpoint"
+        resumes = resume and last.exists()
+        require_weights(str(last.with_name(last.read_text().strip())) if resumes else stage.MODEL.WEIGHTS)
         logger.info(f"stage {name}: {stage.SOLVER.MAX_ITER} iterations at rate {stage.SOLVER.BASE_LR:g}")
         Path(stage.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         trainer = LesionTrainer(stage, name)

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lesionseg.images import MASK_THRESHOLD, ImageInfo, atomic_write
+from lesionseg.images import MASK_THRESHOLD, ImageInfo, atomic_write, two_low_values
 from lesionseg.sources import Listing
 
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
@@ -159,8 +159,8 @@ def check_pair(image: Path, info: ImageInfo, mask: Path, values: np.ndarray) -> 
     if lesion_px == 0:
         found = f"none (largest value {values.max()})"
         remedy = "Draw the lesion, or leave the pair out"
-        if 0 < values.max() <= MASK_THRESHOLD and len(np.unique(values)) == 2:
-            remedy = f"Store the mask with 0 and 255 instead of {values.min()} and {values.max()}"
+        if (low := two_low_values(values)) is not None:
+            remedy = f"Store the mask with 0 and 255 instead of {low[0]} and {low[1]}"
         return [Problem("error", "empty mask", name, f"pixels above {MASK_THRESHOLD} of 255", found, remedy)]
     if lesion_px == values.size:
         remedy = "Look at it; it is used as it is"

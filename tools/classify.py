@@ -10,7 +10,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from lesionseg.errors import LesionsegError, run_tool
+from lesionseg.errors import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,8 +31,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    if args.output.suffix.lower() != ".csv":  # scores of that name go beside it
-        raise LesionsegError(f"--output {args.output}: expected the name of a .csv file")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
     from lesionseg.classifier import CropClassifier

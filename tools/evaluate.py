@@ -38,9 +38,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--predictions needs --output, and either --masks or --dataset")
     if args.run and args.masks:
         parser.error("a run is scored against a prepared data set: give --dataset instead of --masks")
-    if args.folds is not None and args.folds < 2:
-        parser.error(f"--folds {args.folds}: expected 2 or more")
-    if args.folds and (not args.run or args.dataset or args.output):
+    if args.folds is not None and (not args.run or args.dataset or args.output):
         parser.error("--folds goes with --run alone: each fold is scored on its own part of the data")
     if args.opts and not args.run:
         parser.error(f"not understood: {' '.join(args.opts)}")
@@ -54,7 +52,7 @@ def main() -> None:
     from lesionseg.scorecard import score_dataset, score_folders
     from lesionseg.tables import score_text
 
-    if args.folds:
+    if args.folds is not None:
         from lesionseg.folds import score_folds
 
         summary, output = score_folds(args.run, args.folds, args.batch_size, args.opts)

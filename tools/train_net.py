@@ -42,7 +42,7 @@ def main() -> int:
     if not args.config_file:
         raise LesionsegError("give --config-file, such as configs/isic_mrcnn.yaml")
     cfg = setup_cfg(args.config_file, args.opts)
-    if args.folds:  # each in a process of its own: logs, seeds and memory start afresh
+    if args.folds is not None:  # each in a process of its own: logs, seeds and memory start afresh
         for command in fold_commands([sys.executable, *sys.argv], cfg, args.folds):
             if code := subprocess.run(command, check=False).returncode:
                 return code
