@@ -95,7 +95,8 @@ def _scaled(cfg: CfgNode, world_size: int) -> CfgNode:
     scaled = DefaultTrainer.auto_scale_workers(cfg, world_size).clone()
     scaled.defrost()
     schedule = scaled.LESION.SCHEDULE
-    schedule.HEADS_ITERS = round(schedule.HEADS_ITERS / times)
+    if schedule.HEADS_ITERS > 0:  # 0 leaves the stage out
+        schedule.HEADS_ITERS = max(1, round(schedule.HEADS_ITERS / times))
     if times > 1:
         schedule.WARMUP_SHARE = max(schedule.WARMUP_SHARE, min(1 / 3, schedule.WARMUP_SHARE * times))
     if cfg.LESION.OPTIMIZER == "ADAMW":

@@ -183,6 +183,11 @@ def test_more_processes_warm_up_as_long_and_shorten_both_stages(lesion_root, tmp
     assert heads.SOLVER.WARMUP_ITERS == round(25 / 3)
 
 
+def test_many_processes_leave_no_stage_out(lesion_root, tmp_path):
+    cfg = training_cfg(lesion_root, tmp_path, "LESION.SCHEDULE.HEADS_ITERS", "4", world_size=16)
+    assert [name for name, _ in stage_cfgs(cfg)] == ["heads", "all"]
+
+
 def test_the_rate_of_adamw_grows_with_the_root_of_the_batch(lesion_root, tmp_path):
     opts = ("LESION.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.001", "SOLVER.IMS_PER_BATCH", "4")
     cfg = training_cfg(lesion_root, tmp_path, *opts, world_size=4)
